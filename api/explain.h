@@ -1,0 +1,35 @@
+// What the compiler makes of a program: text of each stage, and the classes of the mask's tiles.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/attune.h"
+
+namespace attune {
+
+enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm };
+
+struct ExplainOptions {
+  CompileOptions compile;
+  Shape shape = {.batch = 1, .heads = 8, .kv_heads = 8, .q_len = 512, .k_len = 512, .head_dim = 64, .v_dim = 64};  // head_dim and v_dim matter to kLlvm
+  DType dtype = DType::kF32;
+};
+
+// Throws ProgramError for a wrong program.
+std::string explain(std::string_view text, Stage stage, const ExplainOptions& options = {});
+
+enum class TileClass : uint8_t { kSkipped, kPartial, kFull };
+
+// The mask of one (b, h) as the compiler sees it: a class for each tile of block_q x block_k pairs, and the pairs themselves.
+struct MaskTiles {
+  int64_t q_len = 0, k_len = 0, block_q = 0, block_k = 0;
+  std::vector<TileClass> classes;  // [ceil(q_len / block_q), ceil(k_len / block_k)]
+  std::vector<uint8_t> kept;       // [q_len, k_len], 0 or 1
+};
+
+// Blocks are chosen so that the picture has at most 64 tiles a side, and q_len * k_len is limited to 2^24. Throws ArgumentError.
+MaskTiles mask_tiles(const Variant& variant, const Shape& shape, const PlanOptions& options = {}, int64_t b = 0, int64_t h = 0);
+
+}  // namespace attune

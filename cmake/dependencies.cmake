@@ -1,0 +1,23 @@
+# What comes from Debian; docs/dependencies.md says why each.
+find_package(LLVM 19.1 CONFIG REQUIRED)
+find_package(fmt 9.1 CONFIG REQUIRED)
+find_package(nlohmann_json 3.11 CONFIG REQUIRED)
+find_package(CLI11 2.1 CONFIG REQUIRED)
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+if(ATTUNE_TESTS)
+  find_package(GTest 1.12 REQUIRED)
+endif()
+
+# attune_llvm: LLVM's headers and libraries, as system headers (their warnings are not ours).
+add_library(attune_llvm INTERFACE)
+target_include_directories(attune_llvm SYSTEM INTERFACE ${LLVM_INCLUDE_DIRS})
+separate_arguments(attune_llvm_definitions UNIX_COMMAND "${LLVM_DEFINITIONS}")
+target_compile_definitions(attune_llvm INTERFACE ${attune_llvm_definitions})
+if(ATTUNE_STATIC_LLVM)
+  llvm_map_components_to_libnames(attune_llvm_libraries core orcjit passes native)
+  target_link_libraries(attune_llvm INTERFACE ${attune_llvm_libraries})
+else()
+  target_link_libraries(attune_llvm INTERFACE LLVM)
+endif()
