@@ -229,7 +229,7 @@ Interval gated_range(const Interval& x, double least) {
 // softplus(x) lies between max(x, 0) and max(x, 0) + log(2).
 Interval softplus_range(const Interval& x) {
   const Interval result = {max(x.low, 0.0), max(x.high, 0.0) + 0.6932};
-  return {result.low - abs(result.low) * kRelativeError, result.high + abs(result.high) * kRelativeError};
+  return {result.low * (1 - kRelativeError), result.high * (1 + kRelativeError)};  // both are >= 0, and infinite ones stay so
 }
 
 Interval wave_range(const Interval& x) {

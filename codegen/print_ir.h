@@ -13,7 +13,8 @@ namespace attune::codegen {
 // One expression in the language's notation, minimal brackets; inner operators as calls: tile_min(x), to_f64(x).
 std::string print_expr(const Ir& ir, ValueId id);
 
-// Named roots; a value that is used more than once and costs something gets a line of its own, "%7 = ...", before its first use.
+// Named roots; a value that is used more than once and costs something gets a line of its own, "%7 = ...", before its first use;
+// so does one that is too long for a line.
 std::string print_roots(const Ir& ir, std::span<const std::pair<std::string, ValueId>> roots);
 
 std::string print_ir(const Ir& ir);              // params with dims and defaults, then score, mask, weights as typed

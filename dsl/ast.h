@@ -18,11 +18,11 @@ enum class ExprKind : uint8_t {
   kDecimal,  // `decimal`
   kBool,     // `integer` is 0 or 1
   kInf,
-  kName,     // `text`
-  kUnary,    // `text` is "-" or "not"; args[0]
-  kBinary,   // `text` is the operator as written: "+", "//", "and", "==", ...; args[0], args[1]
-  kCall,     // `text` is the function's name; args; sink of softmax(score, sink = EXPR) is args[1], with named_sink set
-  kIndex,    // `text` is the tensor's name; args are the indices
+  kName,    // `text`
+  kUnary,   // `text` is "-" or "not"; args[0]
+  kBinary,  // `text` is the operator as written: "+", "//", "and", "==", ...; args[0], args[1]
+  kCall,    // `text` is the function's name; args; sink of softmax(score, sink = EXPR) is args[1], with named_sink set
+  kIndex,   // `text` is the tensor's name; args are the indices
 };
 
 struct Expr {
@@ -46,7 +46,7 @@ struct ParamDecl {
   bool is_grad = false;
   ElementType type = ElementType::kF32;
   bool is_tensor = false;
-  std::vector<ExprId> dims;              // of a tensor
+  std::vector<ExprId> dims;  // of a tensor
   std::optional<ExprId> default_value;
 };
 
@@ -54,7 +54,7 @@ enum class StatementKind : uint8_t { kLet, kScore, kMask, kWeights };
 
 struct Statement {
   StatementKind kind = StatementKind::kLet;
-  std::string name;        // of a let; else "score", "mask", "weights"
+  std::string name;  // of a let; else "score", "mask", "weights"
   SourceRange name_range;
   ExprId value = 0;
 };

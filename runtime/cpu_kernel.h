@@ -39,7 +39,8 @@ struct CpuArgs {
 
 // Queries [first_q, end_q) of one (b, h), at most CpuKernel::block_q of them: writes their rows of out and lse.
 using CpuForward = void(const CpuArgs* args, int32_t b, int32_t h, int32_t first_q, int32_t end_q, void* scratch);
-// The same queries backward: writes their rows of dq, and adds to dk [k_len, dk_row] and dv [k_len, dv_row] of (b, kv_h), f32, and to param_grads.
+// The same queries backward: writes their rows of dq, and adds to dk [k_len, dk_row] and dv [k_len, dv_row] of (b, kv_h), f32, and to param_grads. Both
+// buffers have kCpuPadRows more rows, to which zeros are added, and are aligned to kScratchAlignment.
 using CpuBackward = void(const CpuArgs* args, int32_t b, int32_t h, int32_t first_q, int32_t end_q, float* dk, float* dv, void* scratch);
 
 enum class CpuPass : uint8_t { kForward, kBackward };
@@ -53,5 +54,6 @@ struct CpuKernel {
   int dk_row = 0, dv_row = 0;  // backward: floats a row, >= head_dim and v_dim
 };
 inline constexpr size_t kScratchAlignment = 64;
+inline constexpr int kCpuPadRows = 16;
 
 }  // namespace attune::runtime

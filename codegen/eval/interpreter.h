@@ -1,4 +1,5 @@
-// The IR interpreted in double: the value of any roots for given leaves. f32 arithmetic is done in double, i32 and bool exactly.
+// The IR interpreted: the value of any roots for given leaves. i32 and bool are exact; f32 arithmetic is done in double, or rounded to f32
+// after every operation, which shows the error that the same mathematics has in f32.
 #pragma once
 
 #include <optional>
@@ -20,20 +21,37 @@ class Env {
   virtual double tile(Op op, ValueId operand) const;                      // tile_min or tile_max of `operand`
 };
 
+enum class Precision : uint8_t { kDouble, kF32 };
+
 class Interpreter {
  public:
-  // `graph` must outlive the interpreter; nodes added to it later are fine.
-  Interpreter(const Graph& graph, std::vector<ValueId> roots);
+  // `graph` is not used after construction.
+  Interpreter(const Graph& graph, const std::vector<ValueId>& roots, Precision precision = Precision::kDouble);
 
   // The values of the roots, in their order; valid until the next call.
   std::span<const double> operator()(const Env& env);
 
  private:
-  std::vector<Node> nodes_;             // what the roots need, operands first; operands are indices into nodes_
-  std::vector<Type> operand_types_;     // of the first operand
+  // One node that the roots need, after its operands.
+  struct Step {
+    Op op;
+    Type type;
+    Type operand_type;  // of the first operand
+    bool is_rounded;
+    int32_t index;
+    ValueRule value;
+    uint32_t first_operand, operand_count;  // in operands_
+    double number;
+  };
+
+  double evaluate(const Step& step, const Env& env);
+
+  std::vector<Step> steps_;
+  std::vector<ValueId> operands_;  // indices into steps_; of a tile_min or tile_max the graph's id
   std::vector<size_t> roots_;
   std::vector<double> values_;
   std::vector<double> results_;
+  std::vector<double> arguments_;  // of the step at hand
 };
 
 // The value of `id` if it depends on constants only.
