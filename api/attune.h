@@ -120,6 +120,7 @@ class Variant {
   explicit Variant(std::shared_ptr<const Impl> impl);
 
  private:
+  friend struct VariantAccess;  // other sources of the library
   std::shared_ptr<const Impl> impl_;
 };
 

@@ -1,22 +1,23 @@
 #include "codegen/autodiff.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numbers>
 #include <utility>
 #include <vector>
 
 #include "codegen/eval/interpreter.h"
 #include "codegen/expr_builder.h"
+#include "codegen/finiteness.h"
 #include "codegen/fold_scale.h"
 #include "codegen/op_table.h"
-#include "codegen/rates.h"
 
 namespace attune::codegen {
 namespace {
 
 // The value of a node, as an operand of tangent rules.
-Ex ex(Graph& graph, ValueId id) { return id == kNoValue ? Ex{} : Ex{&graph, id}; }
+Ex ex(Graph& graph, ValueId id) {
+  return id == kNoValue ? Ex{} : Ex{&graph, id};
+}
 
 Ex tangent(Graph& graph, ValueId id, const std::vector<Ex>& tangents) {
   const Node node = graph[id];
@@ -30,50 +31,6 @@ Ex tangent(Graph& graph, ValueId id, const std::vector<Ex>& tangents) {
   const bool is_zero = std::all_of(dx.begin(), dx.end(), [](Ex d) { return d.is_zero(); });
   return is_zero ? Ex{} : row.tangent(x, dx, ex(graph, id));
 }
-
-// Which nodes are certain to be finite, in the sense of the header.
-class Finiteness {
- public:
-  explicit Finiteness(const Graph& graph) : graph_(graph) {}
-
-  // A structural zero is finite.
-  bool operator()(Ex value) {
-    extend_rates(graph_, rates_);
-    while (finite_.size() < graph_.size()) finite_.push_back(is_finite(static_cast<ValueId>(finite_.size())));
-    return value.is_zero() || finite_[value.id];
-  }
-
- private:
-  bool is_finite(ValueId id) const {
-    const Node& node = graph_[id];
-    if (node.type != Type::kF32) return true;
-    if (node.op == Op::k_constant) return std::isfinite(node.number);
-    if (rates_[id] == Rate::kUniform) return true;
-    switch (node.op) {
-      case Op::k_symbol:
-      case Op::k_tanh:
-      case Op::k_sigmoid:
-      case Op::k_erf: return true;  // the functions are bounded, also at infinities
-      case Op::k_read:
-      case Op::k_exp:
-      case Op::k_exp2:
-      case Op::k_log:
-      case Op::k_log2:
-      case Op::k_rsqrt: return false;
-      case Op::k_div: return has_finite_operands(node) && rates_[node.operands[1]] == Rate::kUniform;
-      case Op::k_pow: return has_finite_operands(node) && graph_[node.operands[1]].number >= 0;
-      default: return has_finite_operands(node);
-    }
-  }
-
-  bool has_finite_operands(const Node& node) const {
-    return std::all_of(node.operands.begin(), node.operands.end(), [this](ValueId id) { return finite_[id]; });
-  }
-
-  const Graph& graph_;
-  std::vector<Rate> rates_;
-  std::vector<bool> finite_;
-};
 
 class Differentiator {
  public:
@@ -124,9 +81,7 @@ class Differentiator {
     return reads;
   }
 
-  Ex derivative_of(ValueId value, ValueId variable) {
-    return value == kNoValue ? Ex{} : ex(graph_, derivative(graph_, value, variable));
-  }
+  Ex derivative_of(ValueId value, ValueId variable) { return value == kNoValue ? Ex{} : ex(graph_, derivative(graph_, value, variable)); }
 
   Ex weight() {
     if (is_pointwise()) return ex(graph_, ir_.weight);
@@ -145,7 +100,8 @@ class Differentiator {
   // 0 where p is, although one of `parts` may be infinite or NaN there.
   Ex guarded(Ex value, std::initializer_list<Ex> parts) {
     if (value.is_zero()) return value;
-    if (std::all_of(parts.begin(), parts.end(), [this](Ex part) { return is_finite_(part); })) return value;
+    const bool is_safe = std::all_of(parts.begin(), parts.end(), [this](Ex part) { return is_finite_(part.id); });
+    if (is_safe || is_finite_(ir_.score)) return value;
     return zero_where_zero(p_, value);
   }
 
@@ -192,6 +148,8 @@ ValueId derivative(Graph& graph, ValueId value, ValueId variable) {
   return tangents[value].id;
 }
 
-Backward differentiate(Ir& ir, ValueId score2) { return Differentiator(ir, score2).run(); }
+Backward differentiate(Ir& ir, ValueId score2) {
+  return Differentiator(ir, score2).run();
+}
 
 }  // namespace attune::codegen

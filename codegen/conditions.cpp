@@ -12,6 +12,7 @@ namespace {
 constexpr double kGreatestFactor = 0x1p20;
 constexpr double kGreatestConstant = 0x1p40;
 constexpr size_t kMostTerms = 16;
+constexpr double kGreatestI32 = 2147483647.0;
 // A comparison of more alternatives by abs, min, max and clamp stays opaque.
 constexpr int kMostAlternatives = 16;
 
@@ -43,7 +44,9 @@ std::optional<Affine> add_scaled(const Affine& a, const Affine& b, double factor
   return fits ? std::optional(std::move(sum)) : std::nullopt;
 }
 
-bool is_constant(const Affine& x) { return x.is_uniform() && x.terms.empty(); }
+bool is_constant(const Affine& x) {
+  return x.is_uniform() && x.terms.empty();
+}
 
 Affine atom(ValueId id) {
   Affine form;
@@ -75,7 +78,9 @@ struct Side {
   bool is_negated = false;
 };
 
-bool is_and_or(Op op) { return op == Op::k_and || op == Op::k_or; }
+bool is_and_or(Op op) {
+  return op == Op::k_and || op == Op::k_or;
+}
 
 class ConditionBuilder {
  public:
@@ -128,11 +133,15 @@ class ConditionBuilder {
     const Node& node = graph_[id];
     const auto operand = [&](int i, bool negate) { return built_[node.operands[i]][negate]; };
     switch (node.op) {
-      case Op::k_and: return combine(!is_negated, operand(0, is_negated), operand(1, is_negated));
-      case Op::k_or: return combine(is_negated, operand(0, is_negated), operand(1, is_negated));
-      case Op::k_not: return operand(0, !is_negated);
+      case Op::k_and:
+        return combine(!is_negated, operand(0, is_negated), operand(1, is_negated));
+      case Op::k_or:
+        return combine(is_negated, operand(0, is_negated), operand(1, is_negated));
+      case Op::k_not:
+        return operand(0, !is_negated);
       case Op::k_where:
-        return combine(false, combine(true, operand(0, false), operand(1, is_negated)), combine(true, operand(0, true), operand(2, is_negated)));
+        return combine(false, combine(true, operand(0, false), operand(1, is_negated)),
+                       combine(true, operand(0, true), operand(2, is_negated)));
       case Op::k_eq:
       case Op::k_ne: {
         const bool is_different = (node.op == Op::k_ne) != is_negated;
@@ -141,10 +150,13 @@ class ConditionBuilder {
                        combine(true, operand(0, true), operand(1, !is_different)));
       }
       case Op::k_lt:
-      case Op::k_le: return comparison(id, is_negated, node.operands[0], node.operands[1], node.op == Op::k_lt);
+      case Op::k_le:
+        return comparison(id, is_negated, node.operands[0], node.operands[1], node.op == Op::k_lt);
       case Op::k_gt:
-      case Op::k_ge: return comparison(id, is_negated, node.operands[1], node.operands[0], node.op == Op::k_gt);
-      default: return leaf(Condition::Kind::kOpaque, id, is_negated);
+      case Op::k_ge:
+        return comparison(id, is_negated, node.operands[1], node.operands[0], node.op == Op::k_gt);
+      default:
+        return leaf(Condition::Kind::kOpaque, id, is_negated);
     }
   }
 
@@ -234,8 +246,10 @@ class ConditionBuilder {
         const int low = left < 0 ? -1 : combine_if_built(is_lesser, left, part(1));
         return low < 0 ? -1 : combine_if_built(!is_lesser, low, part(2));
       }
-      case Op::k_abs: return split_abs(node->operands[0], is_lesser, less_part);
-      default: return kNotSplit;
+      case Op::k_abs:
+        return split_abs(node->operands[0], is_lesser, less_part);
+      default:
+        return kNotSplit;
     }
   }
 
@@ -253,10 +267,12 @@ class ConditionBuilder {
     const ValueId id = node.op == Op::k_to_f32 ? node.operands[0] : side.id;
     if (!forms_[id]) return std::nullopt;
     Affine form = *forms_[id];
-    // A uniform side is taken as it is, wrapped already.
-    if (form.is_uniform() && !is_constant(form)) form = atom(id);
+    // A uniform side is taken as it is, wrapped already, unless it is negated here.
+    const bool is_value = is_uniform(id) && !side.is_negated;
+    const bool is_number = is_constant(form) && std::abs(form.constant) < kGreatestI32;
+    if (is_value && !is_number) form = atom(id);
     if (side.is_negated) form = form.negated();
-    if (!form.is_uniform()) inequality.must_fit.push_back(form);
+    if (!is_value) inequality.must_fit.push_back(form);
     return form;
   }
 
@@ -313,7 +329,9 @@ class ConditionBuilder {
 
 }  // namespace
 
-Affine Affine::negated() const { return *add_scaled({}, *this, -1); }
+Affine Affine::negated() const {
+  return *add_scaled({}, *this, -1);
+}
 
 AffineForms::AffineForms(const Graph& graph, std::span<const Rate> rates) : forms_(graph.size()) {
   for (ValueId id = 0; id < graph.size(); ++id) {
@@ -336,7 +354,9 @@ AffineForms::AffineForms(const Graph& graph, std::span<const Rate> rates) : form
   }
 }
 
-const Affine* AffineForms::operator[](ValueId id) const { return id < forms_.size() && forms_[id] ? &*forms_[id] : nullptr; }
+const Affine* AffineForms::operator[](ValueId id) const {
+  return id < forms_.size() && forms_[id] ? &*forms_[id] : nullptr;
+}
 
 std::vector<Condition> conditions_of(const Graph& graph, std::span<const Rate> rates, const AffineForms& forms, ValueId mask) {
   return ConditionBuilder(graph, rates, forms).build(mask);

@@ -21,8 +21,8 @@ struct Term {
   bool operator==(const Term&) const = default;
 };
 
-// q * q_idx + k * k_idx + constant + the terms, all whole numbers: the value of an i32 expression if that fits i32 (i32 arithmetic wraps, so
-// that what happens on the way does not matter). Every atom stands once, in the order of ids. Exact in double.
+// q * q_idx + k * k_idx + constant + the terms, all whole numbers: the value of an i32 expression if that fits i32 (i32 arithmetic wraps,
+// so that what happens on the way does not matter). Every atom stands once, in the order of ids. Exact in double.
 struct Affine {
   double q = 0, k = 0, constant = 0;
   std::vector<Term> terms;
@@ -42,8 +42,8 @@ class AffineForms {
   std::vector<std::optional<Affine>> forms_;
 };
 
-// form + limit >= 0. Without `limit` that is all; with it, a comparison of to_f32(i32) with a uniform f32 U, the limit is +U or -U rounded to
-// a whole number. |U| >= 2^24 leaves it open by the rounding of to_f32. If U is NaN the inequality is `if_nan`.
+// form + limit >= 0. Without `limit` that is all; with it, a comparison of to_f32(i32) with a uniform f32 U, the limit is +U or -U rounded
+// to a whole number. |U| >= 2^24 leaves it open by the rounding of to_f32. If U is NaN the inequality is `if_nan`.
 struct Inequality {
   Affine form;
   // It holds only while these fit i32; else nothing is known of the comparison.

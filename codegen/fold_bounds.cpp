@@ -15,21 +15,29 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr StaticRange kAnything = {-kInfinity, kInfinity, true, false, false};
 
-StaticRange nan_range() { return {-kInfinity, kInfinity, true, true, false}; }
+StaticRange nan_range() {
+  return {-kInfinity, kInfinity, true, true, false};
+}
 
 bool is_comparison(Op op) {
   return op == Op::k_eq || op == Op::k_ne || op == Op::k_lt || op == Op::k_le || op == Op::k_gt || op == Op::k_ge;
 }
 
-// not (x op y), if neither is NaN.
+// not (x op y) is x opposite(op) y, if neither is NaN.
 Op opposite(Op op) {
   switch (op) {
-    case Op::k_eq: return Op::k_ne;
-    case Op::k_ne: return Op::k_eq;
-    case Op::k_lt: return Op::k_ge;
-    case Op::k_le: return Op::k_gt;
-    case Op::k_gt: return Op::k_le;
-    default: return Op::k_lt;
+    case Op::k_eq:
+      return Op::k_ne;
+    case Op::k_ne:
+      return Op::k_eq;
+    case Op::k_lt:
+      return Op::k_ge;
+    case Op::k_le:
+      return Op::k_gt;
+    case Op::k_gt:
+      return Op::k_le;
+    default:
+      return Op::k_lt;
   }
 }
 
@@ -39,10 +47,14 @@ StaticRange i32_range(const Node& node) {
   return {-2147483648.0, 2147483647.0, false, false, true};
 }
 
-bool is_finite(const StaticRange& x) { return !x.may_be_nan && std::isfinite(x.low) && std::isfinite(x.high); }
+bool is_finite(const StaticRange& x) {
+  return !x.may_be_nan && std::isfinite(x.low) && std::isfinite(x.high);
+}
 
 // The product of end points, with 0 * inf = 0: the infinity stands for large finite values here, since NaN is tracked on its own.
-double end_product(double x, double y) { return x == 0 || y == 0 ? 0 : x * y; }
+double end_product(double x, double y) {
+  return x == 0 || y == 0 ? 0 : x * y;
+}
 
 StaticRange arithmetic_range(Op op, const StaticRange& x, const StaticRange& y) {
   StaticRange result;
@@ -59,12 +71,14 @@ StaticRange arithmetic_range(Op op, const StaticRange& x, const StaticRange& y) 
       result.high = x.high - y.low;
       break;
     case Op::k_mul: {
-      const auto [low, high] = std::minmax({end_product(x.low, y.low), end_product(x.low, y.high), end_product(x.high, y.low), end_product(x.high, y.high)});
+      const auto [low, high] =
+          std::minmax({end_product(x.low, y.low), end_product(x.low, y.high), end_product(x.high, y.low), end_product(x.high, y.high)});
       result.low = low;
       result.high = high;
       break;
     }
-    default: return kAnything;
+    default:
+      return kAnything;
   }
   if (std::isnan(result.low) || std::isnan(result.high)) return kAnything;
   return result;
@@ -151,13 +165,19 @@ ValueId BoundFolder::fold_number(const Node& node) {
     return unknown_interval(graph_, Type::kF64).low.id;
   }
   switch (node.op) {
+    case Op::k_f64_to_i32:
+      if (const Node& inner = graph_[x]; inner.op == Op::k_to_f64 && graph_[inner.operands[0]].type == Type::kI32) return inner.operands[0];
+      break;
     case Op::k_add:
       if (is_constant(x, 0)) return y;
       if (is_constant(y, 0)) return x;
+      if (graph_[y].op == Op::k_neg) return fold_number({Op::k_sub, Type::kF64, {x, graph_[y].operands[0]}});
+      if (graph_[x].op == Op::k_neg) return fold_number({Op::k_sub, Type::kF64, {y, graph_[x].operands[0]}});
       break;
     case Op::k_sub:
       if (is_constant(y, 0)) return x;
       if (x == y && is_finite(range(x))) return graph_.constant(Type::kF64, 0);
+      if (graph_[y].op == Op::k_neg) return fold_number({Op::k_add, Type::kF64, {x, graph_[y].operands[0]}});
       break;
     case Op::k_mul:
       if (is_constant(x, 1)) return y;
@@ -168,6 +188,7 @@ ValueId BoundFolder::fold_number(const Node& node) {
       break;
     case Op::k_neg:
       if (graph_[x].op == Op::k_neg) return graph_[x].operands[0];
+      if (graph_[x].op == Op::k_sub) return fold_number({Op::k_sub, Type::kF64, {graph_[x].operands[1], graph_[x].operands[0]}});
       break;
     case Op::k_floor:
       if (range(x).is_whole) return x;
@@ -176,8 +197,10 @@ ValueId BoundFolder::fold_number(const Node& node) {
       if (range(x).low >= 0) return x;
       break;
     case Op::k_min:
-    case Op::k_max: return fold_extremum(node);
-    default: break;
+    case Op::k_max:
+      return fold_extremum(node);
+    default:
+      break;
   }
   return rebuilt(node);
 }
@@ -193,13 +216,16 @@ ValueId BoundFolder::fold_extremum(const Node& node) {
     if (a.high <= b.low) return is_min ? x : y;
     if (b.high <= a.low) return is_min ? y : x;
   }
-  // min(min(a, b), b)
-  const auto contains = [&](ValueId outer, ValueId inner) {
+  const auto contains = [&](ValueId outer, Op op, ValueId inner) {
     const Node& candidate = graph_[outer];
-    return candidate.op == node.op && (candidate.operands[0] == inner || candidate.operands[1] == inner);
+    return candidate.op == op && (candidate.operands[0] == inner || candidate.operands[1] == inner);
   };
-  if (contains(x, y)) return x;
-  if (contains(y, x)) return y;
+  // min(min(a, b), b) is min(a, b), min(max(a, b), b) is b unless a is NaN.
+  if (contains(x, node.op, y)) return x;
+  if (contains(y, node.op, x)) return y;
+  const Op other = is_min ? Op::k_max : Op::k_min;
+  if (!a.may_be_nan && contains(x, other, y)) return y;
+  if (!b.may_be_nan && contains(y, other, x)) return x;
   return rebuilt(node);
 }
 
@@ -243,6 +269,10 @@ ValueId BoundFolder::fold_comparison(const Node& node) {
   const StaticRange b = range(y);
   if (a.is_nan || b.is_nan) return truth(op == Op::k_ne);
   if (a.may_be_nan || b.may_be_nan) return rebuilt(node);
+  if (is_constant(y, 0) && graph_[x].op == Op::k_sub && is_finite(a)) return fold_comparison({op, Type::kBool, graph_[x].operands});
+  if (is_constant(x, 0) && graph_[y].op == Op::k_sub && is_finite(b)) {
+    return fold_comparison({op, Type::kBool, {graph_[y].operands[1], graph_[y].operands[0]}});
+  }
   if (op == Op::k_gt || op == Op::k_ge) return fold_comparison({op == Op::k_gt ? Op::k_lt : Op::k_le, Type::kBool, {y, x}});
   switch (op) {
     case Op::k_lt:
@@ -284,10 +314,13 @@ StaticRange BoundFolder::range_of(ValueId id) {
   if (node.type != Type::kF64) return kAnything;
   const auto operand = [&](int i) { return range(node.operands[i]); };
   switch (node.op) {
-    case Op::k_constant: return {node.number, node.number, false, false, std::isinf(node.number) || node.number == std::floor(node.number)};
-    case Op::k_to_f64: return operand(0);
+    case Op::k_constant:
+      return {node.number, node.number, false, false, std::isinf(node.number) || node.number == std::floor(node.number)};
+    case Op::k_to_f64:
+      return operand(0);
     case Op::k_tile_min:
-    case Op::k_tile_max: return graph_[node.operands[0]].type == Type::kI32 ? i32_range(graph_[node.operands[0]]) : kAnything;
+    case Op::k_tile_max:
+      return graph_[node.operands[0]].type == Type::kI32 ? i32_range(graph_[node.operands[0]]) : kAnything;
     case Op::k_add:
     case Op::k_sub:
     case Op::k_mul:
@@ -316,8 +349,10 @@ StaticRange BoundFolder::range_of(ValueId id) {
       const StaticRange y = operand(1);
       return x.is_nan || y.is_nan ? nan_range() : extremum_range(node.op == Op::k_min, x, y);
     }
-    case Op::k_where: return choice_range(operand(1), operand(2));
-    default: return kAnything;
+    case Op::k_where:
+      return choice_range(operand(1), operand(2));
+    default:
+      return kAnything;
   }
 }
 

@@ -1,5 +1,5 @@
-// Folding of the f64 and bool arithmetic that bounds are made of, with what is known of ranges: sizes and indices lie in [0, kIndexLimit), so
-// that most tests for wrapping i32 vanish.
+// Folding of the f64 and bool arithmetic that bounds are made of, with what is known of ranges: sizes and indices lie in [0, kIndexLimit),
+// so that most tests for wrapping i32 vanish.
 #pragma once
 
 #include <vector>

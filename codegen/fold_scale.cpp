@@ -49,8 +49,10 @@ class Scaling {
       case Op::k_max:
       case Op::k_clamp:
       case Op::k_abs:
-      case Op::k_relu: return true;
-      default: return false;
+      case Op::k_relu:
+        return true;
+      default:
+        return false;
     }
   }
 

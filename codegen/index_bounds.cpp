@@ -23,8 +23,8 @@ constexpr double kGreatestI32 = 2147483647.0;
 constexpr NumberRange kAllI32 = {kLeastI32, kGreatestI32};
 
 // A mask of more alternatives is cut by fewer inequalities: less exact, but quick.
-constexpr size_t kMostPolygons = 16;
-constexpr size_t kMostHalfPlanes = 32;
+constexpr size_t kMostPolygons = 8;
+constexpr size_t kMostHalfPlanes = 16;
 // As in mask_bounds: to_f32 is exact up to here, and then errs by less than this part.
 constexpr double kExactF32 = 0x1p24;
 constexpr double kF32Error = 0x1p-22;
@@ -33,20 +33,27 @@ constexpr double kGreatestLimit = 0x1p40;
 using HalfPlanes = std::vector<HalfPlane>;
 using Alternatives = std::vector<HalfPlanes>;  // a union of intersections; none: no pair
 
-NumberRange sum(const NumberRange& x, const NumberRange& y) { return {x.low + y.low, x.high + y.high}; }
+NumberRange sum(const NumberRange& x, const NumberRange& y) {
+  return {x.low + y.low, x.high + y.high};
+}
 NumberRange scaled(double factor, const NumberRange& x) {
   return factor >= 0 ? NumberRange{factor * x.low, factor * x.high} : NumberRange{factor * x.high, factor * x.low};
 }
-bool fits_i32(const NumberRange& x) { return x.low >= kLeastI32 && x.high <= kGreatestI32; }
+bool fits_i32(const NumberRange& x) {
+  return x.low >= kLeastI32 && x.high <= kGreatestI32;
+}
 
 // Whether the interval of the operator is known, and narrow enough that a well-written index passes.
 bool has_useful_interval(const Graph& graph, const Node& node) {
   switch (node.op) {
-    case Op::k_symbol: return symbol_type(static_cast<Symbol>(node.index)) == Type::kI32;
-    case Op::k_param: return node.type != Type::kF32;
+    case Op::k_symbol:
+      return symbol_type(static_cast<Symbol>(node.index)) == Type::kI32;
+    case Op::k_param:
+      return node.type != Type::kF32;
     case Op::k_div:
     case Op::k_floor_div:
-    case Op::k_mod: return node.type == Type::kI32 || constant_value(graph, node.operands[1]).value_or(0) != 0;
+    case Op::k_mod:
+      return node.type == Type::kI32 || constant_value(graph, node.operands[1]).value_or(0) != 0;
     case Op::k_constant:
     case Op::k_add:
     case Op::k_sub:
@@ -71,8 +78,10 @@ bool has_useful_interval(const Graph& graph, const Node& node) {
     case Op::k_floor:
     case Op::k_to_f32:
     case Op::k_to_i32:
-    case Op::k_bit: return true;
-    default: return false;
+    case Op::k_bit:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -90,7 +99,13 @@ class ScalarEnv : public Env {
 class IndexCheck {
  public:
   IndexCheck(const Ir& ir, const Sizes& sizes, const std::function<double(int)>& scalar, const Sizes& dim_sizes)
-      : ir_(ir), sizes_(sizes), dim_sizes_(dim_sizes), env_(sizes, scalar), graph_(ir.graph), rates_(assign_rates(graph_)), forms_(graph_, rates_) {}
+      : ir_(ir),
+        sizes_(sizes),
+        dim_sizes_(dim_sizes),
+        env_(sizes, scalar),
+        graph_(ir.graph),
+        rates_(assign_rates(graph_)),
+        forms_(graph_, rates_) {}
 
   std::vector<IndexProblem> run() {
     if (sizes_.batch <= 0 || sizes_.heads <= 0) return {};
@@ -137,22 +152,35 @@ class IndexCheck {
   Interval interval(const NumberRange& x) { return {constant(graph_, Type::kF64, x.low), constant(graph_, Type::kF64, x.high)}; }
   Interval below(int size) { return interval({0, std::max(size - 1.0, 0.0)}); }
 
+  bool is_known(int param) const { return !ir_.params[param].is_grad && !std::isnan(env_.param(param)); }
+
   std::optional<Interval> leaf_interval(ValueId id) {
     const Node node = graph_[id];
     switch (node.op) {
-      case Op::k_constant: return point_interval(graph_, id);
-      case Op::k_param: return ir_.params[node.index].is_grad ? unknown_interval(graph_, node.type) : point_interval(graph_, id);
-      case Op::k_symbol: break;
-      default: return std::nullopt;
+      case Op::k_constant:
+        return point_interval(graph_, id);
+      case Op::k_param:
+        return is_known(node.index) ? point_interval(graph_, id) : unknown_interval(graph_, node.type);
+      case Op::k_symbol:
+        break;
+      default:
+        return std::nullopt;
     }
     switch (static_cast<Symbol>(node.index)) {
-      case Symbol::kB: return below(sizes_.batch);
-      case Symbol::kH: return below(sizes_.heads);
-      case Symbol::kKvH: return below(sizes_.kv_heads);
-      case Symbol::kQIdx: return below(sizes_.q_len);
-      case Symbol::kKIdx: return below(sizes_.k_len);
-      case Symbol::kQk: return unknown_interval(graph_, Type::kF32);
-      default: return point_interval(graph_, id);
+      case Symbol::kB:
+        return below(sizes_.batch);
+      case Symbol::kH:
+        return below(sizes_.heads);
+      case Symbol::kKvH:
+        return below(sizes_.kv_heads);
+      case Symbol::kQIdx:
+        return below(sizes_.q_len);
+      case Symbol::kKIdx:
+        return below(sizes_.k_len);
+      case Symbol::kQk:
+        return unknown_interval(graph_, Type::kF32);
+      default:
+        return point_interval(graph_, id);
     }
   }
 
@@ -193,14 +221,18 @@ class IndexCheck {
 
   Alternatives alternatives(const Condition& condition, const std::vector<Alternatives>& done) const {
     switch (condition.kind) {
-      case Condition::Kind::kAnd: return both(done[condition.left], done[condition.right]);
-      case Condition::Kind::kOr: return either(done[condition.left], done[condition.right]);
-      case Condition::Kind::kInequality: return inequality_alternatives(condition.inequality);
+      case Condition::Kind::kAnd:
+        return both(done[condition.left], done[condition.right]);
+      case Condition::Kind::kOr:
+        return either(done[condition.left], done[condition.right]);
+      case Condition::Kind::kInequality:
+        return inequality_alternatives(condition.inequality);
       case Condition::Kind::kUniform: {
         const NumberRange& truth = known_.at(condition.value);
         return (condition.is_negated ? truth.low == 1 : truth.high == 0) ? Alternatives{} : Alternatives{{}};
       }
-      default: return {{}};
+      default:
+        return {{}};
     }
   }
 

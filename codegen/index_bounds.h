@@ -18,11 +18,12 @@ struct IndexProblem {
   std::string message;
 };
 
-// Reads in score, weights, sink and factor are checked for pairs that the mask may keep (box of indices cut by the mask's affine inequalities),
-// reads in the mask for all pairs; an index that depends on neither q_idx nor k_idx is always checked. An index that depends on tensor data,
-// or whose interval is not known, is not checked here: it is clamped by the kernel; see is_data_dependent. `scalar` gives the value of a scalar
-// parameter; it is not asked for grad parameters, whose values lie in device memory. Sizes of one sequence. Where sequences are packed,
-// `longest` holds the sizes that dims are taken of. In the order of reads in the graph, each message once.
+// Reads in score, weights, sink and factor are checked for pairs that the mask may keep (box of indices cut by the mask's affine
+// inequalities), reads in the mask for all pairs; an index that depends on neither q_idx nor k_idx is always checked. An index that depends
+// on tensor data, or whose interval is not known, is not checked here: it is clamped by the kernel; see is_data_dependent. `scalar` gives
+// the value of a scalar parameter; NaN, of any type, if it is not known; it is not asked for grad parameters, whose values lie in device
+// memory. Sizes of one sequence. Where sequences are packed, `longest` holds the sizes that dims are taken of. In the order of reads in the
+// graph, each message once.
 std::vector<IndexProblem> check_indices(const Ir& ir, const Sizes& sizes, const std::function<double(int param)>& scalar,
                                         const Sizes* longest = nullptr);
 

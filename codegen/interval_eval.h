@@ -17,8 +17,8 @@ using IntervalLeaf = std::function<std::optional<Interval>(ValueId id)>;
 // pow and ipow must come out as points of constants, as point_interval() makes them.
 std::vector<Interval> evaluate_intervals(Graph& graph, std::span<const ValueId> roots, const IntervalLeaf& leaf);
 
-Interval point_interval(Graph& graph, ValueId id);      // the value itself
-Interval unknown_interval(Graph& graph, Type type);     // bool: undecided; i32: all of it; f32: NaN end points
-Interval fit_i32_interval(Ex low, Ex high);             // all of i32 where the exact end points do not fit it
+Interval point_interval(Graph& graph, ValueId id);   // the value itself
+Interval unknown_interval(Graph& graph, Type type);  // bool: undecided; i32: all of it; f32: NaN end points
+Interval fit_i32_interval(Ex low, Ex high);          // all of i32 where the exact end points do not fit it
 
 }  // namespace attune::codegen

@@ -13,9 +13,13 @@ namespace {
 constexpr size_t kMaxTerms = 16;
 constexpr uint32_t kMinusOne = ~uint32_t{0};
 
-bool is_negative(uint32_t x) { return static_cast<int32_t>(x) < 0; }
+bool is_negative(uint32_t x) {
+  return static_cast<int32_t>(x) < 0;
+}
 
-LinearSum single(ValueId id) { return {.terms = {{id, 1}}, .constant = 0}; }
+LinearSum single(ValueId id) {
+  return {.terms = {{id, 1}}, .constant = 0};
+}
 
 }  // namespace
 
@@ -28,11 +32,16 @@ std::optional<ValueId> LinearSums::canonical(Op op, const std::vector<ValueId>& 
 
 std::optional<LinearSum> LinearSums::combination(Op op, const std::vector<ValueId>& operands) {
   switch (op) {
-    case Op::k_add: return merged(sum_of(operands[0]), sum_of(operands[1]), 1);
-    case Op::k_sub: return merged(sum_of(operands[0]), sum_of(operands[1]), kMinusOne);
-    case Op::k_neg: return merged({}, sum_of(operands[0]), kMinusOne);
-    case Op::k_mul: break;
-    default: return std::nullopt;
+    case Op::k_add:
+      return merged(sum_of(operands[0]), sum_of(operands[1]), 1);
+    case Op::k_sub:
+      return merged(sum_of(operands[0]), sum_of(operands[1]), kMinusOne);
+    case Op::k_neg:
+      return merged({}, sum_of(operands[0]), kMinusOne);
+    case Op::k_mul:
+      break;
+    default:
+      return std::nullopt;
   }
   ValueId value = operands[0];
   ValueId other = operands[1];
@@ -141,6 +150,8 @@ ValueId LinearSums::product(ValueId value, uint32_t coefficient) {
   return coefficient == 1 ? value : graph_.op(Op::k_mul, {value, constant(coefficient)});
 }
 
-ValueId LinearSums::constant(uint32_t value) { return graph_.constant(Type::kI32, static_cast<int32_t>(value)); }
+ValueId LinearSums::constant(uint32_t value) {
+  return graph_.constant(Type::kI32, static_cast<int32_t>(value));
+}
 
 }  // namespace attune::codegen

@@ -1,5 +1,5 @@
-// Canonical i32 sums. i32 wraps, so that sums, differences, negations and products by constants may be regrouped at will: the value of every
-// operand combination stays the same, bit for bit.
+// Canonical i32 sums. i32 wraps, so that sums, differences, negations and products by constants may be regrouped at will: the value of
+// every operand combination stays the same, bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ struct LinearSum {
   uint32_t constant = 0;
 };
 
-// Turns i32 values into sums and sums into values. Equal sums become the same value: what is slow is added first, ((row + uniform) - column)
+// Turns i32 values into sums and sums into values. Equal sums become the same value: what is slow is added first, ((row + uniform) -
+// column)
 // + elements, so that hoisting leaves one operation a pair.
 class LinearSums {
  public:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "codegen/autodiff.h"
+#include "codegen/finiteness.h"
 #include "codegen/fold_scale.h"
 #include "codegen/mask_bounds.h"
 #include "codegen/rates.h"
@@ -27,7 +28,9 @@ std::vector<ValueId*> derived_roots(Lowered& lowered) {
   return roots;
 }
 
-void simplify_derived(Lowered& lowered) { simplify(lowered.ir.graph, derived_roots(lowered)); }
+void simplify_derived(Lowered& lowered) {
+  simplify(lowered.ir.graph, derived_roots(lowered));
+}
 
 void verify_all(Lowered& lowered) {
   std::vector<ValueId> roots;
@@ -46,6 +49,10 @@ Lowered lower(Ir ir) {
 
   // First: every later pass may assume folded constants and canonical sums.
   simplify(lowered.ir);
+  verify(lowered.ir);
+
+  // Before anything uses the factor.
+  guard_factor(lowered.ir);
   verify(lowered.ir);
 
   // Before differentiation: the backward pass recomputes the weights from the same score2 as the forward pass.

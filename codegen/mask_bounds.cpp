@@ -49,8 +49,10 @@ bool has_exact_rule(Op op) {
     case Op::k_floor:
     case Op::k_to_f32:
     case Op::k_to_i32:
-    case Op::k_symbol: return true;
-    default: return false;
+    case Op::k_symbol:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -132,7 +134,8 @@ class Analysis {
     const Rate rate = rates_[id];
     if (rate == Rate::kUniform) return point_interval(graph_, id);
     if (const Affine* form = forms_[id]) {
-      const Interval value = affine_interval(*form, {index_interval(Symbol::kFirstQ, Symbol::kLastQ), index_interval(Symbol::kFirstK, Symbol::kLastK)});
+      const Interval value =
+          affine_interval(*form, {index_interval(Symbol::kFirstQ, Symbol::kLastQ), index_interval(Symbol::kFirstK, Symbol::kLastK)});
       return fit_i32_interval(value.low, value.high);
     }
     if (rate == Rate::kElement || is_exact_[id]) return std::nullopt;
@@ -269,7 +272,8 @@ class Analysis {
     if (x.begin.id == y.begin.id || x.end.id == y.end.id) return {min(x.begin, y.begin), max(x.end, y.end)};
     const Ex has_x = x.begin < x.end;
     const Ex has_y = y.begin < y.end;
-    return {where(has_x, where(has_y, min(x.begin, y.begin), x.begin), y.begin), where(has_x, where(has_y, max(x.end, y.end), x.end), y.end)};
+    return {where(has_x, where(has_y, min(x.begin, y.begin), x.begin), y.begin),
+            where(has_x, where(has_y, max(x.end, y.end), x.end), y.end)};
   }
 
   // The union if it has no gap, else the longer one.
@@ -300,7 +304,8 @@ class Analysis {
         const Ranges& y = done[condition.right];
         return {hull(clamped(x.kept, sought), clamped(y.kept, sought)), greater(clamped(x.full, sought), clamped(y.full, sought))};
       }
-      case Condition::Kind::kInequality: return inequality_ranges(condition.inequality, sought);
+      case Condition::Kind::kInequality:
+        return inequality_ranges(condition.inequality, sought);
       default: {
         const Range range = all_if(uniform_truth(condition), sought);
         return {range, range};
@@ -343,6 +348,8 @@ class Analysis {
 
 }  // namespace
 
-MaskBounds mask_bounds(Ir& ir) { return Analysis(ir).run(); }
+MaskBounds mask_bounds(Ir& ir) {
+  return Analysis(ir).run();
+}
 
 }  // namespace attune::codegen

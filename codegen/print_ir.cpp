@@ -30,37 +30,52 @@ struct Text {
 
 std::string_view element_name(dsl::ElementType type) {
   switch (type) {
-    case dsl::ElementType::kF32: return "f32";
-    case dsl::ElementType::kF16: return "f16";
-    case dsl::ElementType::kBF16: return "bf16";
-    case dsl::ElementType::kI32: return "i32";
-    case dsl::ElementType::kU8: return "u8";
-    case dsl::ElementType::kBool: return "bool";
+    case dsl::ElementType::kF32:
+      return "f32";
+    case dsl::ElementType::kF16:
+      return "f16";
+    case dsl::ElementType::kBF16:
+      return "bf16";
+    case dsl::ElementType::kI32:
+      return "i32";
+    case dsl::ElementType::kU8:
+      return "u8";
+    case dsl::ElementType::kBool:
+      return "bool";
   }
   return "?";
 }
 
 Level level_of(Op op) {
   switch (op) {
-    case Op::k_or: return kOr;
-    case Op::k_and: return kAnd;
-    case Op::k_not: return kNot;
+    case Op::k_or:
+      return kOr;
+    case Op::k_and:
+      return kAnd;
+    case Op::k_not:
+      return kNot;
     case Op::k_eq:
     case Op::k_ne:
     case Op::k_lt:
     case Op::k_le:
     case Op::k_gt:
-    case Op::k_ge: return kCompare;
+    case Op::k_ge:
+      return kCompare;
     case Op::k_add:
-    case Op::k_sub: return kSum;
+    case Op::k_sub:
+      return kSum;
     case Op::k_mul:
     case Op::k_div:
     case Op::k_floor_div:
-    case Op::k_mod: return kProduct;
-    case Op::k_neg: return kMinus;
+    case Op::k_mod:
+      return kProduct;
+    case Op::k_neg:
+      return kMinus;
     case Op::k_pow:
-    case Op::k_ipow: return kPower;
-    default: return kAtom;
+    case Op::k_ipow:
+      return kPower;
+    default:
+      return kAtom;
   }
 }
 
@@ -79,7 +94,9 @@ Text constant_text(const Node& node) {
   return {float_text(node.type, node.number), level};
 }
 
-std::string bracketed(const Text& text, Level least) { return text.level < least ? fmt::format("({})", text.text) : text.text; }
+std::string bracketed(const Text& text, Level least) {
+  return text.level < least ? fmt::format("({})", text.text) : text.text;
+}
 
 std::string joined(const std::vector<Text>& texts, size_t count) {
   std::string result;
@@ -99,16 +116,25 @@ bool has_usual_counter(const Ir& ir, const Node& node) {
 
 Text node_text(const Ir& ir, const Node& node, const std::vector<Text>& x) {
   switch (node.op) {
-    case Op::k_constant: return constant_text(node);
-    case Op::k_symbol: return {std::string(symbol_name(static_cast<Symbol>(node.index))), kAtom};
-    case Op::k_param: return {ir.params[node.index].name, kAtom};
-    case Op::k_read: return {fmt::format("{}[{}]", ir.params[node.index].name, joined(x, x.size())), kAtom};
-    case Op::k_random: return {fmt::format("random({})", joined(x, has_usual_counter(ir, node) ? 1 : x.size())), kAtom};
-    case Op::k_not: return {"not " + bracketed(x[0], kNot), kNot};
-    case Op::k_neg: return {"-" + bracketed(x[0], kPower), kMinus};
+    case Op::k_constant:
+      return constant_text(node);
+    case Op::k_symbol:
+      return {std::string(symbol_name(static_cast<Symbol>(node.index))), kAtom};
+    case Op::k_param:
+      return {ir.params[node.index].name, kAtom};
+    case Op::k_read:
+      return {fmt::format("{}[{}]", ir.params[node.index].name, joined(x, x.size())), kAtom};
+    case Op::k_random:
+      return {fmt::format("random({})", joined(x, has_usual_counter(ir, node) ? 1 : x.size())), kAtom};
+    case Op::k_not:
+      return {"not " + bracketed(x[0], kNot), kNot};
+    case Op::k_neg:
+      return {"-" + bracketed(x[0], kPower), kMinus};
     case Op::k_pow:
-    case Op::k_ipow: return {fmt::format("{} ** {}", bracketed(x[0], kAtom), bracketed(x[1], kMinus)), kPower};
-    default: break;
+    case Op::k_ipow:
+      return {fmt::format("{} ** {}", bracketed(x[0], kAtom), bracketed(x[1], kMinus)), kPower};
+    default:
+      break;
   }
   const OpInfo& row = info(node.op);
   if (row.spelled != Spelled::kOperator) {
@@ -120,7 +146,9 @@ Text node_text(const Ir& ir, const Node& node, const std::vector<Text>& x) {
   return {fmt::format("{} {} {}", bracketed(x[0], level == kCompare ? above : level), row.spelling, bracketed(x[1], above)), level};
 }
 
-bool is_leaf(const Node& node) { return node.op == Op::k_constant || node.op == Op::k_symbol || node.op == Op::k_param; }
+bool is_leaf(const Node& node) {
+  return node.op == Op::k_constant || node.op == Op::k_symbol || node.op == Op::k_param;
+}
 
 // A long line is broken at blanks; what follows is indented further.
 std::string wrapped(std::string line, size_t indent) {
@@ -148,7 +176,12 @@ class Listing {
  public:
   // With rates, a value that is slower than a user of it gets a line of its own too.
   Listing(const Ir& ir, std::vector<Root> roots, const std::vector<Rate>* rates = nullptr)
-      : ir_(ir), roots_(std::move(roots)), rates_(rates), uses_(ir.graph.size(), 0), is_named_(ir.graph.size(), false), texts_(ir.graph.size()) {
+      : ir_(ir),
+        roots_(std::move(roots)),
+        rates_(rates),
+        uses_(ir.graph.size(), 0),
+        is_named_(ir.graph.size(), false),
+        texts_(ir.graph.size()) {
     std::erase_if(roots_, [](const Root& root) { return root.id == kNoValue; });
     find_order();
   }
@@ -294,7 +327,9 @@ std::string param_text(const Ir& ir, const Param& param) {
   return wrapped(std::move(text), 0);
 }
 
-bool is_softmax(const Ir& ir) { return ir.weight_kind == WeightKind::kSoftmax; }
+bool is_softmax(const Ir& ir) {
+  return ir.weight_kind == WeightKind::kSoftmax;
+}
 
 std::vector<Root> forward_roots(const Lowered& lowered) {
   const Ir& ir = lowered.ir;
@@ -314,9 +349,12 @@ std::vector<Root> backward_roots(const Lowered& lowered) {
 
 std::string_view kind_name(MaskBounds::Kind kind) {
   switch (kind) {
-    case MaskBounds::Kind::kAll: return "all";
-    case MaskBounds::Kind::kRange: return "range";
-    case MaskBounds::Kind::kTileMap: return "tile map";
+    case MaskBounds::Kind::kAll:
+      return "all";
+    case MaskBounds::Kind::kRange:
+      return "range";
+    case MaskBounds::Kind::kTileMap:
+      return "tile map";
   }
   return "?";
 }
@@ -346,11 +384,13 @@ std::string print_ir(const Ir& ir) {
   for (const Param& param : ir.params) text += param_text(ir, param);
   if (!is_softmax(ir)) return text + Listing(ir, {{"score = ", ir.score}, {"mask = ", ir.mask}, {"weights = ", ir.weight}}).lines(0);
   text += Listing(ir, {{"score = ", ir.score}, {"mask = ", ir.mask}, {"sink = ", ir.sink}, {"factor = ", ir.factor}}).lines(0);
-  return text + fmt::format("weights = softmax(score{}){}\n", ir.sink == kNoValue ? "" : ", sink = sink", ir.factor == kNoValue ? "" : " * factor");
+  return text + fmt::format("weights = softmax(score{}){}\n", ir.sink == kNoValue ? "" : ", sink = sink",
+                            ir.factor == kNoValue ? "" : " * factor");
 }
 
 std::string print_backward(const Lowered& lowered) {
-  return Listing(lowered.ir, backward_roots(lowered)).lines(0) + fmt::format("uses delta: {}\n", lowered.backward.uses_delta ? "yes" : "no");
+  return Listing(lowered.ir, backward_roots(lowered)).lines(0) +
+         fmt::format("uses delta: {}\n", lowered.backward.uses_delta ? "yes" : "no");
 }
 
 std::string print_rates(const Lowered& lowered) {

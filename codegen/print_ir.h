@@ -17,7 +17,7 @@ std::string print_expr(const Ir& ir, ValueId id);
 // so does one that is too long for a line.
 std::string print_roots(const Ir& ir, std::span<const std::pair<std::string, ValueId>> roots);
 
-std::string print_ir(const Ir& ir);              // params with dims and defaults, then score, mask, weights as typed
+std::string print_ir(const Ir& ir);                  // params with dims and defaults, then score, mask, weights as typed
 std::string print_backward(const Lowered& lowered);  // weight, dqk, each parameter's gradient
 std::string print_rates(const Lowered& lowered);     // what is computed once per kernel, row, column, element
 std::string print_bounds(const Lowered& lowered);    // kind, may_keep, all_kept, ranges

@@ -4,26 +4,36 @@ namespace attune::codegen {
 namespace {
 
 // Rates as bits: a row and a column make an element.
-constexpr unsigned bits(Rate rate) { return static_cast<unsigned>(rate); }
+constexpr unsigned bits(Rate rate) {
+  return static_cast<unsigned>(rate);
+}
 static_assert((bits(Rate::kRow) | bits(Rate::kColumn)) == bits(Rate::kElement) && bits(Rate::kUniform) == 0);
 
 Rate symbol_rate(Symbol symbol) {
   switch (symbol) {
     case Symbol::kQIdx:
     case Symbol::kLse2:
-    case Symbol::kDelta: return Rate::kRow;
-    case Symbol::kKIdx: return Rate::kColumn;
+    case Symbol::kDelta:
+      return Rate::kRow;
+    case Symbol::kKIdx:
+      return Rate::kColumn;
     case Symbol::kQk:
-    case Symbol::kDp: return Rate::kElement;
-    default: return Rate::kUniform;
+    case Symbol::kDp:
+      return Rate::kElement;
+    default:
+      return Rate::kUniform;
   }
 }
 
 }  // namespace
 
-Rate join(Rate a, Rate b) { return static_cast<Rate>(bits(a) | bits(b)); }
+Rate join(Rate a, Rate b) {
+  return static_cast<Rate>(bits(a) | bits(b));
+}
 
-bool is_slower(Rate a, Rate b) { return a != b && join(a, b) == b; }
+bool is_slower(Rate a, Rate b) {
+  return a != b && join(a, b) == b;
+}
 
 std::vector<Rate> assign_rates(const Graph& graph) {
   std::vector<Rate> rates;

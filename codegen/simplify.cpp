@@ -25,33 +25,49 @@ bool is_power_of_two(double x) {
   return std::abs(std::frexp(x, &exponent)) == 0.5;
 }
 
-bool is_normal_f32(double x) { return std::abs(x) >= std::numeric_limits<float>::min() && std::abs(x) <= std::numeric_limits<float>::max(); }
+bool is_normal_f32(double x) {
+  return std::abs(x) >= std::numeric_limits<float>::min() && std::abs(x) <= std::numeric_limits<float>::max();
+}
 
 // The comparison with its operands swapped.
 Op mirrored(Op op) {
   switch (op) {
-    case Op::k_lt: return Op::k_gt;
-    case Op::k_le: return Op::k_ge;
-    case Op::k_gt: return Op::k_lt;
-    case Op::k_ge: return Op::k_le;
-    default: return op;
+    case Op::k_lt:
+      return Op::k_gt;
+    case Op::k_le:
+      return Op::k_ge;
+    case Op::k_gt:
+      return Op::k_lt;
+    case Op::k_ge:
+      return Op::k_le;
+    default:
+      return op;
   }
 }
 
 // The comparison that is true where this one is false, NaN aside.
 Op opposite(Op op) {
   switch (op) {
-    case Op::k_eq: return Op::k_ne;
-    case Op::k_ne: return Op::k_eq;
-    case Op::k_lt: return Op::k_ge;
-    case Op::k_le: return Op::k_gt;
-    case Op::k_gt: return Op::k_le;
-    case Op::k_ge: return Op::k_lt;
-    default: return op;
+    case Op::k_eq:
+      return Op::k_ne;
+    case Op::k_ne:
+      return Op::k_eq;
+    case Op::k_lt:
+      return Op::k_ge;
+    case Op::k_le:
+      return Op::k_gt;
+    case Op::k_gt:
+      return Op::k_le;
+    case Op::k_ge:
+      return Op::k_lt;
+    default:
+      return op;
   }
 }
 
-bool is_comparison(Op op) { return opposite(op) != op; }
+bool is_comparison(Op op) {
+  return opposite(op) != op;
+}
 
 class Simplifier {
  public:
@@ -112,27 +128,43 @@ class Simplifier {
       if (const Result sum = integer_sum(op, x)) return sum;
     }
     switch (op) {
-      case Op::k_add: return add(x[0], x[1]);
-      case Op::k_sub: return sub(x[0], x[1]);
-      case Op::k_mul: return mul(x[0], x[1]);
-      case Op::k_div: return div(x[0], x[1]);
-      case Op::k_neg: return neg(x[0]);
+      case Op::k_add:
+        return add(x[0], x[1]);
+      case Op::k_sub:
+        return sub(x[0], x[1]);
+      case Op::k_mul:
+        return mul(x[0], x[1]);
+      case Op::k_div:
+        return div(x[0], x[1]);
+      case Op::k_neg:
+        return neg(x[0]);
       case Op::k_pow:
-      case Op::k_ipow: return power(x[0], x[1]);
+      case Op::k_ipow:
+        return power(x[0], x[1]);
       case Op::k_floor_div:
-      case Op::k_mod: return division_by_one(op, x[0], x[1]);
+      case Op::k_mod:
+        return division_by_one(op, x[0], x[1]);
       case Op::k_and:
-      case Op::k_or: return logic(op, x[0], x[1]);
-      case Op::k_not: return negation(x[0]);
-      case Op::k_where: return where(x[0], x[1], x[2]);
+      case Op::k_or:
+        return logic(op, x[0], x[1]);
+      case Op::k_not:
+        return negation(x[0]);
+      case Op::k_where:
+        return where(x[0], x[1], x[2]);
       case Op::k_min:
-      case Op::k_max: return x[0] == x[1] ? Result(x[0]) : std::nullopt;
-      case Op::k_abs: return absolute(x[0]);
-      case Op::k_relu: return is(x[0], Op::k_relu) ? Result(x[0]) : std::nullopt;
-      case Op::k_floor: return is(x[0], Op::k_floor) || is(x[0], Op::k_to_f32) ? Result(x[0]) : std::nullopt;
+      case Op::k_max:
+        return x[0] == x[1] ? Result(x[0]) : std::nullopt;
+      case Op::k_abs:
+        return absolute(x[0]);
+      case Op::k_relu:
+        return is(x[0], Op::k_relu) ? Result(x[0]) : std::nullopt;
+      case Op::k_floor:
+        return is(x[0], Op::k_floor) || is(x[0], Op::k_to_f32) ? Result(x[0]) : std::nullopt;
       case Op::k_to_f32:
-      case Op::k_to_i32: return conversion(op, x[0]);
-      default: return is_comparison(op) ? compare(op, x[0], x[1]) : std::nullopt;
+      case Op::k_to_i32:
+        return conversion(op, x[0]);
+      default:
+        return is_comparison(op) ? compare(op, x[0], x[1]) : std::nullopt;
     }
   }
 
@@ -156,8 +188,7 @@ class Simplifier {
 
   // The same value, or products of the same two: the derivative of a square.
   bool are_equal(ValueId x, ValueId y) const {
-    const bool is_mirrored =
-        is(x, Op::k_mul) && is(y, Op::k_mul) && operand(x, 0) == operand(y, 1) && operand(x, 1) == operand(y, 0);
+    const bool is_mirrored = is(x, Op::k_mul) && is(y, Op::k_mul) && operand(x, 0) == operand(y, 1) && operand(x, 1) == operand(y, 0);
     return x == y || is_mirrored;
   }
 
@@ -256,8 +287,8 @@ class Simplifier {
   struct Product {
     ValueId fast, uniform;
   };
-  // `product` as fast * uniform, if the product with `other` may take the uniform factor over: `product` has no other users, and fast * other
-  // is no faster than fast.
+  // `product` as fast * uniform, if the product with `other` may take the uniform factor over: `product` has no other users, and fast *
+  // other is no faster than fast.
   std::optional<Product> uniform_part(ValueId product, ValueId other) {
     if (!is(product, Op::k_mul) || product == other || uses(product) > 1) return std::nullopt;
     const Product parts = {operand(product, 0), operand(product, 1)};
@@ -378,9 +409,7 @@ class Simplifier {
     return (is_constant(x) && is_constant(y)) || is_slower(join(rate(x), rate(y)), rate(fast));
   }
 
-  bool product_is_normal(ValueId x, ValueId y) const {
-    return !is_constant(x) || !is_constant(y) || is_normal_f32(number(x) * number(y));
-  }
+  bool product_is_normal(ValueId x, ValueId y) const { return !is_constant(x) || !is_constant(y) || is_normal_f32(number(x) * number(y)); }
 
   Rate rate(ValueId id) {
     extend_rates(graph_, rates_);

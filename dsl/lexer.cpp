@@ -53,7 +53,9 @@ bool is_word_part(char c) {
   return is_word_start(c) || is_digit(c);
 }
 
-bool is_quote(char c) { return c == '"' || c == '\''; }
+bool is_quote(char c) {
+  return c == '"' || c == '\'';
+}
 
 std::string_view symbol_at(std::string_view rest) {
   for (std::string_view symbol : kSymbols) {
@@ -293,7 +295,8 @@ class BracketMatcher {
  private:
   static std::string_view closer_of(std::string_view open) {
     if (open == "(") return ")";
-    return open == "[" ? "]" : "}";
+    if (open == "[") return "]";
+    return open == "{" ? "}" : "";
   }
 
   // Whether a line starts here with what cannot stand in ( ) or [ ].
@@ -318,25 +321,45 @@ class BracketMatcher {
 
   void close(uint32_t i) {
     Token& token = tokens_[i];
-    const auto opens_it = [&](uint32_t open) { return closer_of(tokens_[open].text) == token.text; };
-    // Brackets within braces: those outside of the braces are out of reach.
-    const auto outer = std::find_if(open_.rbegin(), open_.rend(), [&](uint32_t open) { return tokens_[open].text == "{"; });
-    const bool has_opening = token.text == "}" ? outer != open_.rend() : std::any_of(open_.rbegin(), outer, opens_it);
-    if (has_opening) {
-      leave_unclosed(i, [&](std::string_view open) { return closer_of(open) == token.text; });
-    } else if (open_.empty() || outer == open_.rbegin()) {
-      if (token.text == "}") return;  // the parser has an error here
+    if (open_.empty() && token.text == "}") return;  // the parser has an error here
+    const auto opens_it = [&](std::string_view open) { return closer_of(open) == token.text; };
+    if (!open_.empty() && opens_it(tokens_[open_.back()].text)) return pair(i);
+    // Those outside of the braces are out of reach.
+    const auto brace = std::find_if(open_.rbegin(), open_.rend(), [&](uint32_t open) { return tokens_[open].text == "{"; });
+    const auto fitting = std::count_if(open_.rbegin(), brace, [&](uint32_t open) { return opens_it(tokens_[open].text); });
+    if (brace == open_.rbegin()) {
       diagnostics_.error(token.range, fmt::format("'{}' closes no bracket", token.text));
       token.kind = TokenKind::kError;
       token.text = {};
-      return;
-    } else {
+    } else if (fitting == 0 || surplus_on_line(i) > fitting) {
       const std::string_view expected = closer_of(tokens_[open_.back()].text);
       diagnostics_.error(token.range, fmt::format("expected '{}', found '{}'", expected, token.text));
       token.text = expected;
+      pair(i);
+    } else {
+      leave_unclosed(i, opens_it);
+      pair(i);
     }
+  }
+
+  void pair(uint32_t i) {
     tokens_[open_.back()].partner = i;
     open_.pop_back();
+  }
+
+  // How many closing brackets of this kind, from this one to the end of its line, have no opening one there.
+  std::ptrdiff_t surplus_on_line(uint32_t i) const {
+    const std::string_view closer = tokens_[i].text;
+    std::ptrdiff_t surplus = 0;
+    std::ptrdiff_t depth = 0;
+    for (; tokens_[i].kind != TokenKind::kNewline && tokens_[i].kind != TokenKind::kEnd; ++i) {
+      if (closer_of(tokens_[i].text) == closer) ++depth;
+      if (tokens_[i].text == closer && --depth < 0) {
+        depth = 0;
+        ++surplus;
+      }
+    }
+    return surplus;
   }
 
   Diagnostics& diagnostics_;

@@ -39,6 +39,8 @@ std::string did_you_mean(const std::string& name) {
   return name.empty() ? "" : fmt::format("did you mean '{}'?", name);
 }
 
+constexpr std::string_view kOperand = "an expression";  // as messages call it
+
 // An expression that has been read, with the brackets around it.
 struct Parsed {
   ExprId id = 0;
@@ -289,7 +291,7 @@ class Parser : private TokenCursor {
 
   // ---- Expressions.
 
-  Result expression(std::string_view what = "an expression") {
+  Result expression(std::string_view what = kOperand) {
     expected_ = what;
     return binary(Level::kOr);
   }
@@ -316,9 +318,9 @@ class Parser : private TokenCursor {
     if (level == Level::kNot) return negation();
     if (level == Level::kMinus) return minus();
     Result left = binary(tighter(level));
-    for (bool is_chain = false; left && binary_level(peek().text) == level; is_chain = level == Level::kCompare) {
+    for (int count = 1; left && binary_level(peek().text) == level; ++count) {
       const Token op = take();
-      if (is_chain) error(op.range, "comparisons do not chain: expected 'and' or 'or' between two comparisons");
+      if (level == Level::kCompare && count == 2) error(op.range, "comparisons do not chain: expected 'and' or 'or' between two of them");
       const Result right = binary(tighter(level));
       left = right ? add(ExprKind::kBinary, op, {*left, *right}) : std::nullopt;
     }
@@ -349,6 +351,7 @@ class Parser : private TokenCursor {
   template <typename Operand>
   Result prefix(Operand operand) {
     const Token op = take();
+    expected_ = kOperand;
     const Nesting nesting(depth_);
     if (is_too_high(depth_, op.range)) return std::nullopt;
     const Result value = operand();
@@ -366,7 +369,7 @@ class Parser : private TokenCursor {
   }
 
   Result primary() {
-    const std::string_view expected = std::exchange(expected_, "an expression");
+    const std::string_view expected = std::exchange(expected_, kOperand);
     const Token token = peek();
     if (token.text == "(") return bracketed();
     if (token.kind == TokenKind::kInteger || token.kind == TokenKind::kDecimal) return number();

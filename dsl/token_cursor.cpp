@@ -147,10 +147,10 @@ void TokenCursor::skip_to_comma() {
 void TokenCursor::skip_statement() {
   leave_brackets(0);
   while (!ends_statement(tokens_[at_])) skip();
-  if (!std::exchange(ends_at_newline_, false)) return;
+  if (!std::exchange(ends_at_newline_, false) || tokens_[at_].kind != TokenKind::kNewline) return;
   // What the statement lacks may stand in the next line.
   ++at_;
-  const bool starts_statement = tokens_[at_].text == "let" || tokens_[at_ + 1].text == "=";
+  const bool starts_statement = at("let") || ahead(1).text == "=";
   while (!starts_statement && !ends_statement(tokens_[at_])) skip();
 }
 

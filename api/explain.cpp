@@ -1,0 +1,114 @@
+#include "api/explain.h"
+
+#include <fmt/format.h>
+
+#include "api/tensors.h"
+#include "api/variant_impl.h"
+#include "codegen/llvm_emitter.h"
+#include "codegen/print_ir.h"
+#include "dsl/printer.h"
+#include "runtime/host_cpu.h"
+
+namespace attune {
+namespace {
+
+// The tree as indented s-expressions: an operator with its operands below it.
+class TreePrinter {
+ public:
+  explicit TreePrinter(const dsl::Program& program) : program_(program) {}
+
+  std::string print() {
+    text_ = fmt::format("(attention {}", program_.name);
+    for (const dsl::ParamDecl& param : program_.params) print_param(param);
+    for (const dsl::Statement& statement : program_.statements) {
+      open(1, statement.kind == dsl::StatementKind::kLet ? "let " + statement.name : statement.name);
+      print_expr(statement.value, 2);
+      text_ += ')';
+    }
+    return text_ + ")\n";
+  }
+
+ private:
+  void open(int depth, std::string_view head) { text_ += fmt::format("\n{:{}}({}", "", 2 * depth, head); }
+
+  void print_param(const dsl::ParamDecl& param) {
+    static constexpr std::string_view kTypes[] = {"f32", "f16", "bf16", "i32", "u8", "bool"};
+    open(1, fmt::format("param {} {}{}{}", param.name, param.is_const ? "const " : "", param.is_grad ? "grad " : "",
+                        kTypes[static_cast<size_t>(param.type)]));
+    if (param.is_tensor) {
+      open(2, "dims");
+      for (dsl::ExprId dim : param.dims) print_expr(dim, 3);
+      text_ += ')';
+    }
+    if (param.default_value) {
+      open(2, "default");
+      print_expr(*param.default_value, 3);
+      text_ += ')';
+    }
+    text_ += ')';
+  }
+
+  void print_expr(dsl::ExprId id, int depth) {
+    const dsl::Expr& e = program_.expr(id);
+    if (e.args.empty() && e.kind != dsl::ExprKind::kCall) {
+      text_ += fmt::format("\n{:{}}{}", "", 2 * depth, dsl::print(program_, id));
+      return;
+    }
+    static constexpr std::string_view kKinds[] = {"", "", "", "", "", "", "", "call ", "index "};
+    open(depth, fmt::format("{}{}{}", kKinds[static_cast<size_t>(e.kind)], e.text, e.named_sink ? " sink" : ""));
+    for (dsl::ExprId arg : e.args) print_expr(arg, depth + 1);
+    text_ += ')';
+  }
+
+  const dsl::Program& program_;
+  std::string text_;
+};
+
+// With head dims as symbols where the program allows it: only the default of a const parameter may need to know them.
+codegen::Ir typed_for_reading(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
+  const std::map<std::string, double> constants = numbers_of(options.compile.constants);
+  try {
+    return type_program(program, options.compile.file_name, text, constants, 0, 0);
+  } catch (const ProgramError&) {
+    return type_program(program, options.compile.file_name, text, constants, static_cast<int>(options.shape.head_dim),
+                        static_cast<int>(options.shape.v_dim));
+  }
+}
+
+std::string explain_llvm(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
+  codegen::CpuKernelOptions kernel;
+  kernel.dtype = element_of(options.dtype);
+  kernel.head_dim = static_cast<int>(options.shape.head_dim);
+  kernel.v_dim = static_cast<int>(options.shape.v_dim);
+  const codegen::Lowered lowered = codegen::lower(
+      type_program(program, options.compile.file_name, text, numbers_of(options.compile.constants), kernel.head_dim, kernel.v_dim));
+  const runtime::HostCpu cpu = runtime::host_cpu();
+  const codegen::CpuTarget target = {cpu.name, cpu.features};
+  std::string forward = codegen::print_cpu_kernel(lowered, kernel, target);
+  kernel.pass = runtime::CpuPass::kBackward;
+  return forward + "\n" + codegen::print_cpu_kernel(lowered, kernel, target);
+}
+
+}  // namespace
+
+std::string explain(std::string_view text, Stage stage, const ExplainOptions& options) {
+  const std::string source(text);
+  const dsl::Program program = parse_program(options.compile.file_name, source);
+  codegen::Ir ir = typed_for_reading(program, source, options);
+  switch (stage) {
+    case Stage::kAst:
+      return TreePrinter(program).print();
+    case Stage::kIr:
+      return codegen::print_ir(ir);
+    case Stage::kGrad:
+      return codegen::print_backward(codegen::lower(std::move(ir)));
+    case Stage::kRates:
+      return codegen::print_rates(codegen::lower(std::move(ir)));
+    case Stage::kBounds:
+      return codegen::print_bounds(codegen::lower(std::move(ir)));
+    default:
+      return explain_llvm(program, source, options);
+  }
+}
+
+}  // namespace attune

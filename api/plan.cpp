@@ -1,0 +1,234 @@
+#include <fmt/format.h>
+
+#include <array>
+#include <atomic>
+
+#include "api/plan_impl.h"
+#include "api/tensors.h"
+#include "runtime/cpu_executor.h"
+#include "runtime/error.h"
+
+namespace attune {
+namespace {
+
+using runtime::CpuArgs;
+using runtime::CpuSequence;
+
+codegen::CpuKernelOptions kernel_options(const Shape& shape, DType dtype, runtime::CpuPass pass, bool want_param_grads) {
+  codegen::CpuKernelOptions options;
+  options.dtype = element_of(dtype);
+  options.head_dim = static_cast<int>(shape.head_dim);
+  options.v_dim = static_cast<int>(shape.v_dim);
+  options.pass = pass;
+  options.want_param_grads = want_param_grads;
+  return options;
+}
+
+void copy_strides(int64_t (&to)[3], const RowTensor& from) {
+  std::copy(std::begin(from.strides), std::end(from.strides), std::begin(to));
+}
+
+}  // namespace
+
+BoundProgram bind_program(const Variant& variant, const Shape& shape, const PlanOptions& options, bool mask_only) {
+  BoundProgram bound;
+  bound.variant = VariantAccess::impl(variant);
+  bound.problem = std::make_unique<const Problem>(check_problem(shape, options.cu_q, options.cu_k));
+  if (options.dtype == DType::kI32 || options.dtype == DType::kU8) {
+    throw ArgumentError(fmt::format("dtype is {}, expected f32, f16 or bf16", dtype_name(options.dtype)));
+  }
+  bound.typed = bound.variant->typed(static_cast<int>(shape.head_dim), static_cast<int>(shape.v_dim));
+  const codegen::Ir& ir = bound.typed->ir();
+  const std::vector<bool> needed = mask_only ? params_of_roots(ir, std::array{ir.mask}) : std::vector<bool>(ir.params.size(), true);
+  bound.parameters = std::make_unique<const Parameters>(ir, *bound.problem, options, needed);
+  return bound;
+}
+
+struct Plan::Impl {
+  Impl(BoundProgram program, DType type)
+      : bound(std::move(program)), shape(bound.problem->shape), dtype(type), forward_kernel(kernel(runtime::CpuPass::kForward, false)) {}
+
+  std::shared_ptr<const Kernel> kernel(runtime::CpuPass pass, bool want_param_grads) const {
+    return bound.variant->kernel(*bound.typed, kernel_options(shape, dtype, pass, want_param_grads));
+  }
+
+  // Compiled by the first call that needs it.
+  std::shared_ptr<const Kernel> backward_kernel(bool want_param_grads) const {
+    {
+      const std::lock_guard lock(mutex);
+      if (backward_kernels[want_param_grads]) return backward_kernels[want_param_grads];
+    }
+    std::shared_ptr<const Kernel> made = kernel(runtime::CpuPass::kBackward, want_param_grads);
+    const std::lock_guard lock(mutex);
+    return backward_kernels[want_param_grads] = std::move(made);
+  }
+
+  TensorRule rule(const char* name, bool of_queries, int64_t dim, Access access) const {
+    TensorRule rule;
+    rule.what = fmt::format("tensor '{}'", name);
+    rule.dtype = dtype;
+    rule.access = access;
+    rule.rows = true;
+    const int64_t heads = of_queries ? shape.heads : shape.kv_heads;
+    if (bound.problem->packed) {
+      rule.shape = {of_queries ? bound.problem->total_q : bound.problem->total_k, heads, dim};
+    } else {
+      rule.shape = {shape.batch, of_queries ? shape.q_len : shape.k_len, heads, dim};
+    }
+    return rule;
+  }
+
+  RowTensor queries(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
+    check_tensor(rule(name, true, dim, access), tensor);
+    return rows_of(tensor, bound.problem->packed);
+  }
+  RowTensor keys(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
+    check_tensor(rule(name, false, dim, access), tensor);
+    return rows_of(tensor, bound.problem->packed);
+  }
+
+  // f32 [batch, heads, q_len], packed [heads, total_q]; its rows are single numbers.
+  RowTensor lse(const Tensor& tensor, Access access) const {
+    TensorRule rule;
+    rule.what = "tensor 'lse'";
+    rule.access = access;
+    if (bound.problem->packed) {
+      rule.shape = {shape.heads, bound.problem->total_q};
+    } else {
+      rule.shape = {shape.batch, shape.heads, shape.q_len};
+    }
+    check_tensor(rule, tensor);
+    RowTensor rows;
+    rows.data = static_cast<char*>(tensor.data);
+    rows.element_bytes = sizeof(float);
+    if (tensor.shape.empty()) return rows;
+    const std::vector<int64_t> strides = strides_of(tensor);
+    const size_t rank = strides.size();
+    rows.strides[0] = rank == 3 ? strides[0] : 0;
+    rows.strides[1] = strides[rank - 1];  // along the length
+    rows.strides[2] = strides[rank - 2];
+    return rows;
+  }
+
+  void refuse_lse(const Tensor& tensor) const {
+    if (bound.variant->is_softmax || !tensor.data) return;
+    throw ArgumentError(fmt::format("tensor 'lse': '{}' has pointwise weights, which have no lse", bound.variant->program.name));
+  }
+
+  struct Views {
+    RowTensor q, k, v, out, lse, dout, dq, dk, dv;
+  };
+
+  std::vector<CpuSequence> sequences(const Views& views) const {
+    const Problem& problem = *bound.problem;
+    std::vector<CpuSequence> result(problem.sequences.size());
+    for (size_t i = 0; i < result.size(); ++i) {
+      const Problem::Sequence& own = problem.sequences[i];
+      CpuSequence& s = result[i];
+      s.first_b = problem.packed ? static_cast<int32_t>(i) : 0;
+      s.end_b = problem.packed ? s.first_b + 1 : static_cast<int32_t>(shape.batch);
+      CpuArgs& args = s.args;
+      args.q = views.q.from(own.first_query);
+      args.k = views.k.from(own.first_key);
+      args.v = views.v.from(own.first_key);
+      args.out = views.out.from(own.first_query);
+      args.lse = static_cast<float*>(views.lse.from(own.first_query));
+      args.dout = views.dout.from(own.first_query);
+      args.dq = views.dq.from(own.first_query);
+      copy_strides(args.q_stride, views.q);
+      copy_strides(args.k_stride, views.k);
+      copy_strides(args.v_stride, views.v);
+      copy_strides(args.out_stride, views.out);
+      copy_strides(args.dout_stride, views.dout);
+      copy_strides(args.dq_stride, views.dq);
+      // The kernel's order is [batch, head, len].
+      args.lse_stride[0] = views.lse.strides[0];
+      args.lse_stride[1] = views.lse.strides[2];
+      args.lse_stride[2] = views.lse.strides[1];
+      const codegen::Sizes sizes = problem.sizes(problem.lengths[own.lengths]);
+      args.batch = sizes.batch;
+      args.heads = sizes.heads;
+      args.kv_heads = sizes.kv_heads;
+      args.q_len = sizes.q_len;
+      args.k_len = sizes.k_len;
+      args.head_dim = sizes.head_dim;
+      args.v_dim = sizes.v_dim;
+      args.params = bound.parameters->tensors(own.lengths);
+      args.param_dims = bound.parameters->dims();
+      args.index_flag = &index_flag;
+      s.dk = gradient(views.dk, own.first_key);
+      s.dv = gradient(views.dv, own.first_key);
+    }
+    return result;
+  }
+
+  runtime::CpuGradient gradient(const RowTensor& rows, int64_t first_key) const {
+    runtime::CpuGradient gradient;
+    gradient.data = rows.from(first_key);
+    gradient.type = float_type_of(dtype);
+    copy_strides(gradient.strides, rows);
+    return gradient;
+  }
+
+  BoundProgram bound;
+  Shape shape;
+  DType dtype;
+  std::shared_ptr<const Kernel> forward_kernel;
+  mutable std::mutex mutex;
+  mutable std::shared_ptr<const Kernel> backward_kernels[2];
+  mutable int32_t index_flag = 0;  // kernels set it
+};
+
+Plan::Plan(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+
+Plan Variant::plan(const Shape& shape, const PlanOptions& options) const {
+  return Plan(std::make_unique<Plan::Impl>(bind_program(*this, shape, options), options.dtype));
+}
+
+void Plan::forward(const ForwardTensors& tensors) const {
+  const Shape& shape = impl_->shape;
+  Impl::Views views;
+  views.q = impl_->queries("q", tensors.q, shape.head_dim);
+  views.k = impl_->keys("k", tensors.k, shape.head_dim);
+  views.v = impl_->keys("v", tensors.v, shape.v_dim);
+  views.out = impl_->queries("out", tensors.out, shape.v_dim, Access::kWrite);
+  impl_->refuse_lse(tensors.lse);
+  if (tensors.lse.data) views.lse = impl_->lse(tensors.lse, Access::kWrite);
+  const Kernel& kernel = *impl_->forward_kernel;
+  const runtime::CpuFunction<runtime::CpuForward> function(kernel.code.function<runtime::CpuForward>(), kernel.info);
+  runtime::run_forward(impl_->bound.variant->pool(), function, impl_->sequences(views));
+}
+
+void Plan::backward(const BackwardTensors& tensors) const {
+  const Shape& shape = impl_->shape;
+  Impl::Views views;
+  views.q = impl_->queries("q", tensors.q, shape.head_dim);
+  views.k = impl_->keys("k", tensors.k, shape.head_dim);
+  views.v = impl_->keys("v", tensors.v, shape.v_dim);
+  views.dout = impl_->queries("dout", tensors.dout, shape.v_dim);
+  impl_->refuse_lse(tensors.lse);
+  if (impl_->bound.variant->is_softmax) {
+    views.out = impl_->queries("out", tensors.out, shape.v_dim);
+    views.lse = impl_->lse(tensors.lse, Access::kRead);
+  }
+  if (tensors.dq.data) views.dq = impl_->queries("dq", tensors.dq, shape.head_dim, Access::kWrite);
+  if (tensors.dk.data) views.dk = impl_->keys("dk", tensors.dk, shape.head_dim, Access::kWrite);
+  if (tensors.dv.data) views.dv = impl_->keys("dv", tensors.dv, shape.v_dim, Access::kWrite);
+  std::vector<runtime::CpuParamGradient> param_grads;
+  for (const auto& [name, tensor] : tensors.param_grads) param_grads.push_back(impl_->bound.parameters->gradient(name, tensor));
+  const std::shared_ptr<const Kernel> kernel = impl_->backward_kernel(!param_grads.empty());
+  const runtime::CpuFunction<runtime::CpuBackward> function(kernel->code.function<runtime::CpuBackward>(), kernel->info);
+  runtime::run_backward(impl_->bound.variant->pool(), function, impl_->sequences(views), param_grads,
+                        static_cast<int>(impl_->bound.typed->ir().params.size()));
+}
+
+void Plan::check() const {
+  if (std::atomic_ref(impl_->index_flag).exchange(0) == 0) return;
+  throw ArgumentError(
+      fmt::format("'{}': an index that depends on data was outside its tensor and was clamped", impl_->bound.variant->program.name));
+}
+
+}  // namespace attune

@@ -1,0 +1,101 @@
+// attune explain FILE: what the compiler makes of a program, stage by stage, and a picture of its mask.
+#include "api/explain.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/mask_picture.h"
+#include "cli/output_files.h"
+#include "cli/progress.h"
+#include "cli/tensors.h"
+
+namespace attune::cli {
+namespace {
+
+struct ExplainArguments {
+  std::string file, stage, shape, dtype = "f32", picture;
+  std::vector<std::string> constants, params;
+};
+
+Stage parse_stage(const std::string& text) {
+  constexpr std::array<std::pair<const char*, Stage>, 6> kNames = {{{"ast", Stage::kAst},
+                                                                    {"ir", Stage::kIr},
+                                                                    {"grad", Stage::kGrad},
+                                                                    {"rates", Stage::kRates},
+                                                                    {"bounds", Stage::kBounds},
+                                                                    {"llvm", Stage::kLlvm}}};
+  for (const auto& [name, stage] : kNames) {
+    if (text == name) return stage;
+  }
+  throw UsageError(fmt::format("--emit: expected ast, ir, grad, rates, bounds or llvm, found '{}'", text));
+}
+
+void draw(const ExplainArguments& arguments, const ExplainOptions& options, const Variant& variant) {
+  OutputFiles outputs;
+  outputs.add_input("FILE", arguments.file);
+  outputs.add("--picture", arguments.picture);
+  Bindings bindings = bind_params(variant, arguments.params);
+  PlanOptions plan_options;
+  plan_options.dtype = options.dtype;
+  bindings.apply(plan_options);
+  MaskTiles tiles = mask_tiles(variant, options.shape, plan_options);
+  outputs.write_text("--picture", mask_picture(variant.name(), options.shape, tiles));
+  outputs.commit();
+  fmt::print(stderr, "{}: {}\n", arguments.picture, mask_summary(tiles));
+}
+
+void explain_program(const ExplainArguments& arguments) {
+  ExplainOptions options;
+  options.compile.file_name = arguments.file;
+  options.compile.constants = parse_constants(arguments.constants);
+  options.dtype = parse_dtype(arguments.dtype);
+  if (!arguments.shape.empty()) options.shape = parse_shape(arguments.shape);
+  if (!arguments.params.empty() && arguments.picture.empty()) throw UsageError("--param: only --picture takes parameters");
+  // A picture alone prints no stage.
+  bool prints = !arguments.stage.empty() || arguments.picture.empty();
+  Stage stage = parse_stage(arguments.stage.empty() ? "ir" : arguments.stage);
+
+  std::string text = read_program(arguments.file);
+  Variant variant = compile_program(text, options.compile);
+  if (!arguments.picture.empty()) draw(arguments, options, variant);
+  if (!prints) return;
+  std::string result;
+  {
+    Progress progress("attune: compiling");
+    result = explain(text, stage, options);
+  }
+  if (!result.ends_with('\n')) result += '\n';
+  print(result);
+}
+
+}  // namespace
+
+void add_explain(CLI::App& app, Outcome&) {
+  auto arguments = std::make_shared<ExplainArguments>();
+  CLI::App* command = app.add_subcommand("explain", "Show what the compiler makes of a program");
+  command->add_option("file", arguments->file, "Program")->required()->type_name(kProgramFile);
+  command->add_option("--emit", arguments->stage, "Stage to print (default: ir)")->type_name(kStages);
+  command->add_option("--shape", arguments->shape, "Sizes batch,q_len,k_len,heads,kv_heads,head_dim,v_dim (default: 1,512,512,8,8,64,64)")
+      ->type_name("B,Q,K,H,HK,D,DV");
+  command->add_option("--dtype", arguments->dtype, "Type of q, k, v and out (default: f32)")->type_name(kDTypes);
+  command->add_option("--const", arguments->constants, "Value of a `const` parameter; repeatable")
+      ->type_name(kAssignment)
+      ->allow_extra_args(false);
+  command->add_option("--picture", arguments->picture, "Draw the mask of batch 0, head 0 into this file")->type_name("FILE.svg");
+  command->add_option("--param", arguments->params, "Value of a parameter, for --picture; repeatable")
+      ->type_name(kParamAssignment)
+      ->allow_extra_args(false);
+  command->footer(
+      "Examples:\n  attune explain flash.attn --emit grad\n  attune explain sliding.attn --emit bounds --const window=1024\n"
+      "  attune explain sliding.attn --shape 1,4096,4096,8,8,64,64 --picture mask.svg\n");
+  command->callback([arguments] { explain_program(*arguments); });
+}
+
+}  // namespace attune::cli

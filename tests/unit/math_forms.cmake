@@ -1,0 +1,1 @@
+attune_test(math_forms_test unit unit/math_forms_test.cpp LIBS attune_codegen)
