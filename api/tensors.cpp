@@ -1,6 +1,8 @@
 #include "api/tensors.h"
 
 #include <fmt/format.h>
+
+#include <algorithm>
 #include <fmt/ranges.h>
 
 #include <limits>
@@ -40,7 +42,8 @@ void check_strides(const TensorRule& rule, const Tensor& tensor) {
   if (rule.rows && tensor.shape.back() > 1 && strides.back() != 1) {
     fail(rule, fmt::format("expected a contiguous last dim, found stride {}", strides.back()));
   }
-  if (rule.access == Access::kRead) return;
+  const bool is_empty = std::find(tensor.shape.begin(), tensor.shape.end(), 0) != tensor.shape.end();
+  if (rule.access == Access::kRead || is_empty) return;
   for (size_t axis = 0; axis < strides.size(); ++axis) {
     if (strides[axis] == 0 && tensor.shape[axis] > 1) fail(rule, fmt::format("dim {} is broadcast (stride 0), but is written to", axis));
   }

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Attune against PyTorch on the CPU, f32, forward and backward: softmax against scaled_dot_product_attention, sigmoid against the better of eager and torch.compile.
+"""Attune against PyTorch on the CPU, f32, forward and backward: softmax against scaled_dot_product_attention, sigmoid against the better of eager and
+torch.compile (which needs g++).
 
   make release && python3 -m pip install -r bench/requirements.txt
   python3 bench/cpu_attention.py [--quick] [--readme]
 
-Both contenders run the same problem by turns, so that they see the same machine; a figure is the median of the repeats. Inputs are random. FLOP: 4 b h q k d
-forward, half of it when causal; 2.5 times that backward. Writes bench/results/cpu-DATE.json and prints the table; --readme puts it into README.md.
+The contenders run the same problem by turns, so that they see the same machine; a figure is the median of the repeats. Inputs are random. PyTorch's tensors are
+[batch, heads, len, dim], which suits it best, Attune's [batch, len, heads, dim]. PyTorch's forward pass is the better of one that will be differentiated
+and one that will not. FLOP: 4 b h q k d forward, half of it when causal; 2.5 times that backward. Writes bench/results/cpu-DATE-CPU.json and prints the tables;
+--readme puts them into README.md.
 """
 import argparse
 import datetime
@@ -13,11 +16,16 @@ import json
 import math
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import time
 
 import torch
+import torch._dynamo
+import torch._inductor.config
+
+torch._inductor.config.force_disable_caches = True  # generated code holds the number of threads
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BATCH, HEADS = 1, 8
@@ -55,23 +63,26 @@ def sigmoid(q, k, v, causal):
 class Torch:
     def __init__(self, function, seq, dim, causal):
         self.function, self.causal = function, causal
-        # [batch, len, heads, dim] in memory, as models have it.
-        parts = [torch.randn(BATCH, seq, HEADS, dim).transpose(1, 2) for _ in range(4)]
+        parts = [torch.randn(BATCH, HEADS, seq, dim) for _ in range(4)]
         self.q, self.k, self.v = (part.requires_grad_() for part in parts[:3])
         self.dout = parts[3]
         self.run()
 
     def run(self):
         start = time.perf_counter()
+        with torch.no_grad():
+            self.function(self.q, self.k, self.v, self.causal)
+        plain = time.perf_counter()
         out = self.function(self.q, self.k, self.v, self.causal)
         middle = time.perf_counter()
         torch.autograd.grad(out, (self.q, self.k, self.v), self.dout)
         end = time.perf_counter()
-        return (middle - start) * 1e3, (end - middle) * 1e3
+        return min(plain - start, middle - plain) * 1e3, (end - middle) * 1e3
 
 
 def measure(binary, weights, seq, dim, causal, threads, seconds):
     torch.set_num_threads(threads)
+    torch._dynamo.reset()  # else it falls back to eager after eight shapes
     functions = {"sdpa": sdpa} if weights == "softmax" else {"eager": sigmoid, "compile": torch.compile(sigmoid, dynamic=False)}
     contenders = {"attune": Attune(binary, weights, seq, dim, causal, threads)}
     contenders.update({name: Torch(function, seq, dim, causal) for name, function in functions.items()})
@@ -79,6 +90,7 @@ def measure(binary, weights, seq, dim, causal, threads, seconds):
     start = time.perf_counter()
     while len(times["attune"]) < 5 or (time.perf_counter() - start < seconds and len(times["attune"]) < 60):
         for name, contender in contenders.items():
+            time.sleep(0.02)  # the worker threads of the one before stop spinning
             times[name].append(contender.run())
     contenders["attune"].close()
     medians = {name: [statistics.median(t[i] for t in values) for i in (0, 1)] for name, values in times.items()}
@@ -90,14 +102,22 @@ def measure(binary, weights, seq, dim, causal, threads, seconds):
             "forward_gflops_per_core": rates[0], "backward_gflops_per_core": rates[1]}
 
 
-def table(points):
-    lines = ["| weights | mask | head_dim | threads | S | forward ms | x PyTorch | GFLOP/s a core | backward ms | x PyTorch | GFLOP/s a core |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
-    for p in points:
-        forward, backward = p["median_ms"]["attune"]
-        lines.append(f"| {p['weights']} | {'causal' if p['causal'] else 'full'} | {p['dim']} | {p['threads']} | {p['seq']} | {forward:.1f} | "
-                     f"{p['forward_ratio']:.2f} | {p['forward_gflops_per_core']:.0f} | {backward:.1f} | {p['backward_ratio']:.2f} | "
-                     f"{p['backward_gflops_per_core']:.0f} |")
+def row_of(point):
+    return point["weights"], "causal" if point["causal"] else "full", point["dim"], point["threads"]
+
+
+def line(point):
+    forward, backward = point["median_ms"]["attune"]
+    return (f"{' '.join(str(part) for part in row_of(point))} S {point['seq']}: forward {forward:.2f} ms, {point['forward_gflops_per_core']:.1f} GFLOP/s a core, "
+            f"{point['forward_ratio']:.2f} x PyTorch; backward {backward:.2f} ms, {point['backward_gflops_per_core']:.1f}, {point['backward_ratio']:.2f} x")
+
+
+def table(points, direction):
+    lengths = sorted({point["seq"] for point in points})
+    cells = {(row_of(point), point["seq"]): f"{point[direction + '_gflops_per_core']:.0f} ({point[direction + '_ratio']:.2f}x)" for point in points}
+    lines = [f"| {direction} | mask | head_dim | threads | " + " | ".join(f"S = {length}" for length in lengths) + " |", "|---|---|---|---|" + "---|" * len(lengths)]
+    for row in dict.fromkeys(row_of(point) for point in points):
+        lines.append(f"| {' | '.join(str(part) for part in row)} | " + " | ".join(cells[row, length] for length in lengths) + " |")
     return "\n".join(lines)
 
 
@@ -119,7 +139,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=ROOT / "build/release/attune_cpu_bench")
     parser.add_argument("--quick", action="store_true", help="S of 512 and 2048 only")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each point (default 2)")
     parser.add_argument("--weights", default="softmax,sigmoid")
     arguments = parser.parse_args()
@@ -131,15 +151,16 @@ def main():
                 for threads in sorted({1, cores}):
                     for seq in (512, 2048) if arguments.quick else (512, 1024, 2048, 4096):
                         points.append(measure(arguments.binary, weights, seq, dim, causal, threads, arguments.seconds))
-                        print(table(points[-1:]).splitlines()[-1], flush=True)
+                        print(line(points[-1]), flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
-    heading = f"{cpu_name()}, {cores} cores, PyTorch {torch.__version__}, commit {commit}, {date}; batch {BATCH}, {HEADS} heads, f32, medians."
     results = ROOT / "bench" / "results"
     results.mkdir(exist_ok=True)
-    about = {"date": date, "commit": commit, "cpu": cpu_name(), "cores": cores, "torch": torch.__version__, "points": points}
-    (results / f"cpu-{date}.json").write_text(json.dumps(about, indent=1) + "\n")
-    text = heading + "\n\n" + table(points)
+    about = {"date": date, "commit": commit, "cpu": cpu_name(), "cores": cores, "torch": torch.__version__, "batch": BATCH, "heads": HEADS, "points": points}
+    name = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+    (results / f"cpu-{date}-{name}.json").write_text(json.dumps(about, indent=1) + "\n")
+    text = (f"{cpu_name()}, {cores} cores; PyTorch {torch.__version__}; commit {commit}, {date}. Batch {BATCH}, {HEADS} heads, f32. A cell is GFLOP/s a core of Attune, "
+            f"and in brackets PyTorch's time divided by Attune's; medians of runs by turns.\n\n{table(points, 'forward')}\n\n{table(points, 'backward')}")
     print("\n" + text)
     if arguments.readme:
         write_readme(text)

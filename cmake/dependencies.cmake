@@ -16,6 +16,15 @@ target_include_directories(attune_llvm SYSTEM INTERFACE ${LLVM_INCLUDE_DIRS})
 separate_arguments(attune_llvm_definitions UNIX_COMMAND "${LLVM_DEFINITIONS}")
 target_compile_definitions(attune_llvm INTERFACE ${attune_llvm_definitions})
 if(ATTUNE_STATIC_LLVM)
+  # Debian's LLVM names shared libraries for what it needs itself; z3 belongs to a solver that nothing here calls.
+  foreach(library z zstd xxhash)
+    find_library(attune_static_${library} lib${library}.a REQUIRED)
+  endforeach()
+  set_target_properties(LLVMSupport PROPERTIES
+    INTERFACE_LINK_LIBRARIES "rt;dl;m;${attune_static_z};${attune_static_zstd};LLVMDemangle")
+  set_target_properties(PkgConfig::xxhash PROPERTIES INTERFACE_LINK_LIBRARIES ${attune_static_xxhash})
+  # Debian has no libfmt.a.
+  target_compile_definitions(attune_options INTERFACE FMT_HEADER_ONLY=1)
   llvm_map_components_to_libnames(attune_llvm_libraries core orcjit passes native)
   target_link_libraries(attune_llvm INTERFACE ${attune_llvm_libraries})
 else()

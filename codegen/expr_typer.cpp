@@ -68,7 +68,9 @@ std::vector<std::string> all_functions() {
 
 bool is_function(std::string_view name) { return name == "softmax" || find_function(name).has_value(); }
 
-std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates) {
+// Nothing behind the errors that are printed: a hostile file may have thousands of unknown names, and of known ones.
+std::string did_you_mean(const dsl::Diagnostics& diagnostics, std::string_view name, const std::vector<std::string>& candidates) {
+  if (diagnostics.errors().size() >= dsl::Diagnostics::kMaxPrinted) return "";
   const std::string nearest = dsl::nearest_name(name, candidates);
   return nearest.empty() ? "" : fmt::format("did you mean '{}'?", nearest);
 }
@@ -100,6 +102,14 @@ std::string joined(const std::vector<Type>& types, std::string_view separator) {
   std::string text;
   for (Type type : types) text += fmt::format("{}{}", text.empty() ? "" : separator, type_name(type));
   return text;
+}
+
+// "name -> path"; the middle of a long path is left out, so that a chain of lets costs no more than its text.
+std::string path_by(const std::string& name, const std::string& path) {
+  constexpr size_t kMaxPath = 200;
+  if (path == name) return name;
+  if (path.size() <= kMaxPath) return fmt::format("{} -> {}", name, path);
+  return fmt::format("{} -> ...{}", name, path.substr(path.rfind(" -> ")));
 }
 
 constexpr std::array<Type, 3> kUserTypes = {Type::kBool, Type::kI32, Type::kF32};
@@ -189,7 +199,7 @@ bool ExprTyper::use_all(const Expr& e, Place place, const std::string& name, con
   bool is_allowed = true;
   for (size_t i = 0; i < kTrackedCount && is_allowed; ++i) {
     if (!uses[i].empty()) {
-      is_allowed = use(e, place, static_cast<Tracked>(i), uses[i] == name ? name : fmt::format("{} -> {}", name, uses[i]));
+      is_allowed = use(e, place, static_cast<Tracked>(i), path_by(name, uses[i]));
     }
   }
   return is_allowed;
@@ -230,7 +240,7 @@ ValueId ExprTyper::unknown_name(const Expr& e, Place place) {
   if (e.text == "score") return error(e.name_range, "'score' has no statement before this one");
   if (is_function(e.text)) return error(e.name_range, fmt::format("'{}' is a function: expected a call", e.text), fmt::format("{}(...)", e.text));
   if (is_keyword(e.text)) return error(e.name_range, fmt::format("expected a value, found '{}'", e.text));
-  return error(e.name_range, fmt::format("unknown name '{}'", e.text), did_you_mean(e.text, visible_names(place)));
+  return error(e.name_range, fmt::format("unknown name '{}'", e.text), did_you_mean(diagnostics_, e.text, visible_names(place)));
 }
 
 ValueId ExprTyper::name(const Expr& e, Place place) {
@@ -327,7 +337,7 @@ void ExprTyper::unknown_function(const Expr& e) {
     error(e.name_range, fmt::format("'{}' is {}, not a function", e.text, kind));
     return;
   }
-  error(e.name_range, fmt::format("unknown function '{}'", e.text), did_you_mean(e.text, all_functions()));
+  error(e.name_range, fmt::format("unknown function '{}'", e.text), did_you_mean(diagnostics_, e.text, all_functions()));
 }
 
 ValueId ExprTyper::call(const Expr& e, Place place) {
@@ -374,7 +384,7 @@ ValueId ExprTyper::index(const Expr& e, Place place) {
     for (const auto& [name, binding] : names_) {
       if (binding.kind == Binding::Kind::kTensor) tensors.push_back(name);
     }
-    return error(e.name_range, fmt::format("unknown tensor '{}'", e.text), did_you_mean(e.text, tensors));
+    return error(e.name_range, fmt::format("unknown tensor '{}'", e.text), did_you_mean(diagnostics_, e.text, tensors));
   }
   const Param& param = ir_.params[found->second.param];
   if (indices.size() != param.dims.size()) {

@@ -11,12 +11,13 @@ Value form_rsqrt(MathBuilder& b, Value x) {
   return b.fdiv(b.f32(1), b.fsqrt(x));
 }
 
-// The fast ones give y if either is NaN.
+// The fast ones give y if either is NaN. The test is for numbers, not for NaN: of select(x != x, x, select(x > y, x, y)) with x = fabs(z)
+// LLVM 19's InstCombine makes z > y, which drops the fabs.
 Value form_min(MathBuilder& b, Value x, Value y) {
-  return b.select(b.fcompare(Compare::kNe, x, x), x, b.fmin_fast(x, y));
+  return b.select(b.fcompare(Compare::kEq, x, x), b.fmin_fast(x, y), x);
 }
 Value form_max(MathBuilder& b, Value x, Value y) {
-  return b.select(b.fcompare(Compare::kNe, x, x), x, b.fmax_fast(x, y));
+  return b.select(b.fcompare(Compare::kEq, x, x), b.fmax_fast(x, y), x);
 }
 
 namespace {

@@ -123,7 +123,7 @@ Value form_tanh(MathBuilder& b, Value x) {
   const Value y = b.fmul(x, x);
   const Value p = horner(b, y, {0x1.c4c8d2p-27f, 0x1.579de4p-16f, 0x1.c92792p-9f, 0x1.11e8c2p-3f, 0x1p0f});
   const Value q = horner(b, y, {0x1.9d9b9ep-21f, 0x1.5730cap-12f, 0x1.a77bcep-6f, 0x1.de49aap-2f, 0x1p0f});
-  return b.fdiv(b.fmul(x, p), q);
+  return at_least(b, at_most(b, b.fdiv(b.fmul(x, p), q), 1), -1);
 }
 
 }  // namespace attune::codegen

@@ -142,8 +142,8 @@ std::string render_one(const std::string& file_name, const Located& at) {
                      note.empty() ? "" : " ", note);
 }
 
-// Edits (insert, delete, replace, swap of neighbours) that turn one name into the other.
-size_t edit_distance(std::string_view from, std::string_view to) {
+// Edits (insert, delete, replace, swap of neighbours) that turn one name into the other; `limit` if there are at least as many.
+size_t edit_distance(std::string_view from, std::string_view to, size_t limit) {
   std::vector<size_t> before_last(to.size() + 1);
   std::vector<size_t> last(to.size() + 1);
   std::vector<size_t> row(to.size() + 1);
@@ -158,8 +158,10 @@ size_t edit_distance(std::string_view from, std::string_view to) {
       const bool is_swap = i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1];
       if (is_swap) row[j] = std::min(row[j], before_last[j - 2] + 1);
     }
+    // A swap goes back by two rows, for one edit.
+    if (*std::min_element(row.begin(), row.end()) > limit) return limit;
   }
-  return row[to.size()];
+  return std::min(row[to.size()], limit);
 }
 
 }  // namespace
@@ -201,7 +203,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   for (const std::string& candidate : candidates) {
     const size_t difference = std::max(name.size(), candidate.size()) - std::min(name.size(), candidate.size());
     if (difference >= nearest_distance) continue;
-    const size_t distance = edit_distance(name, candidate);
+    const size_t distance = edit_distance(name, candidate, nearest_distance);
     if (distance >= nearest_distance) continue;
     nearest_distance = distance;
     nearest = candidate;

@@ -9,7 +9,9 @@
 
 namespace attune::runtime {
 
-HostCpu native_cpu() {
+namespace {
+
+HostCpu ask_llvm() {
   HostCpu cpu;
   cpu.name = llvm::sys::getHostCPUName().str();
   std::map<std::string, bool> sorted;  // the text is part of cache keys
@@ -18,6 +20,13 @@ HostCpu native_cpu() {
     if (!cpu.features.empty()) cpu.features += ',';
     cpu.features += (present ? '+' : '-') + name;
   }
+  return cpu;
+}
+
+}  // namespace
+
+HostCpu native_cpu() {
+  static const HostCpu cpu = ask_llvm();  // CPUID is slow in virtual machines
   return cpu;
 }
 
