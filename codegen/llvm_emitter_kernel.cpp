@@ -33,7 +33,7 @@ size_t ScratchLayout::reserve(size_t bytes) {
 }
 
 int choose_block_k(const CpuMachine& machine, int head_dim, int v_dim) {
-  constexpr int kTileFloats = 48 * 64;
+  constexpr int kTileFloats = 72 * 64;
   const int keys = std::clamp(kTileFloats / std::max(head_dim, v_dim), 16, 192);
   return std::max(keys / machine.rows, 2) * machine.rows;
 }

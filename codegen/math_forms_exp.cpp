@@ -73,14 +73,14 @@ Value form_exp2(MathBuilder& b, Value x) {
 }
 
 // minimax.py exp2_round: 2^f = 1 + f * P(f); f in [-1/2, 1/2], degree 4, error 1.1 ulp.
-// The scale is multiplied in, not added to the exponent, so that NaN survives; below -126 it may be anything, and is not selected.
+// The scale is multiplied in, not added to the exponent, so that NaN survives. At -127 it is 0.
 Value form_exp2_nonpositive(MathBuilder& b, Value x) {
+  x = at_least(b, x, -kBias);
   const Value shift = b.f32(kRound + kBias);
   const Value sum = b.fadd(x, shift);
   const Value f = b.fsub(x, b.fsub(sum, shift));
   const Value p = horner(b, f, {0x1.5bf8c4p-10f, 0x1.3cea66p-7f, 0x1.c6b6a2p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f});
-  const Value result = b.fmul(b.fma(f, p, b.f32(1)), power_of_two(b, sum));
-  return b.select(b.fcompare(Compare::kLt, x, b.f32(-126)), b.f32(0), result);
+  return b.fmul(b.fma(f, p, b.f32(1)), power_of_two(b, sum));
 }
 
 Value form_exp(MathBuilder& b, Value x) {

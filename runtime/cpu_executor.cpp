@@ -185,6 +185,10 @@ class Backward {
     for (int32_t j = first; j < end; ++j) {
       const int64_t offset = task.b * to.strides[0] + j * to.strides[1] + task.kv_h * to.strides[2];
       const float* values = from + static_cast<int64_t>(j) * row;
+      if (to.type == FloatType::kF32) {
+        std::memcpy(static_cast<float*>(to.data) + offset, values, static_cast<size_t>(dim) * sizeof(float));
+        continue;
+      }
       for (int d = 0; d < dim; ++d) store_float(to.type, to.data, offset + d, values[d]);
     }
   }
