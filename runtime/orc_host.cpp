@@ -8,7 +8,6 @@
 #include "runtime/host_cpu.h"
 
 namespace attune::runtime {
-
 namespace {
 
 HostCpu ask_llvm() {

@@ -30,7 +30,7 @@ using attune::npy::Array;
 constexpr int kLayers = 6;
 constexpr double kForwardBar = 2e-6;  // relative error of an f32 result
 constexpr double kBackwardBar = 1e-5;
-constexpr double kQuotientBar = 1e-3;  // root mean square, relative to the largest gradient of the tensor: f32 outputs carry no more
+constexpr double kQuotientBar = 1e-4;  // root mean square, relative to the largest gradient of the tensor: f32 outputs carry no more
 constexpr float kStep = 1.0f / 64;
 
 std::string read_text(const std::string& path) {

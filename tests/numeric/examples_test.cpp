@@ -4,21 +4,21 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "example_files.h"
+#include "own_cache.h"
 #include "run_case.h"
 
 namespace attune::numeric {
 namespace {
 
+// Not to fill the user's cache; kernels are compiled once for all shapes.
+const testing::Environment* const kOwnCache = testing::AddGlobalTestEnvironment(new OwnCache());
+
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
 class Examples : public ::testing::Test {
  protected:
-  // Not to fill the user's cache.
-  void SetUp() override { setenv("ATTUNE_ALWAYS_COMPILE", "1", 1); }
-
   static void expect_agreement(const Case& c) {
     const auto failure = failure_of(c);
     EXPECT_FALSE(failure) << *failure << "\n" << describe(c) << "\n" << c.text;

@@ -15,11 +15,15 @@
 #include <sstream>
 #include <thread>
 
+#include "own_cache.h"
 #include "random_program.h"
 #include "run_case.h"
 
 namespace attune::numeric {
 namespace {
+
+// Not to fill the user's cache.
+const testing::Environment* const kOwnCache = testing::AddGlobalTestEnvironment(new OwnCache());
 
 constexpr uint64_t kDefaultSeed = 1;
 constexpr uint64_t kDefaultCount = 500;
@@ -91,7 +95,6 @@ std::string report(uint64_t seed, const std::string& failure) {
 }
 
 TEST(RandomPrograms, AgreeWithTheReference) {
-  setenv("ATTUNE_ALWAYS_COMPILE", "1", 1);  // not to fill the user's cache
   for (int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) std::signal(number, report_crash);
   if (const char* path = std::getenv("ATTUNE_RANDOM_CASE")) {
     const Case saved = load_case(read_file(path));

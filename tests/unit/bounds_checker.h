@@ -157,7 +157,11 @@ class BoundsChecker {
 
   double extremum(Op op, ValueId operand, const TilePlace& tile) {
     const Rate rate = rates_.at(operand);
-    if (rate != Rate::kRow && rate != Rate::kColumn) throw std::logic_error("tile_min of a value that is not of a row or column");
+    if (rate == Rate::kElement) throw std::logic_error("tile_min of a value that is not of a row or column");
+    if (rate == Rate::kUniform) {  // what simplification left of one
+      const TilePlace nowhere{kUnset, kUnset, kUnset, kUnset};
+      return Interpreter(ir_.graph, {operand}, situation_.precision)(LeafEnv(*this, nowhere))[0];
+    }
     const bool is_row = rate == Rate::kRow;
     std::vector<double>& values = lines_[operand];
     if (values.empty()) {
