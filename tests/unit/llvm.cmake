@@ -1,0 +1,1 @@
+attune_test(llvm_emitter_test unit unit/llvm_emitter_test.cpp LIBS attune attune_codegen attune_dsl attune_llvm_emitter attune_runtime)
