@@ -143,7 +143,8 @@ class Worker {
         forward_(stages.ir.graph, stages.forward, problem.precision),
         backward_(stages.ir.graph, stages.backward, problem.precision),
         row_(stages.ir.graph, stages.row, problem.precision),
-        param_grads_(result.param_grads) {}
+        param_grads_(result.param_grads),
+        param_grad_magnitudes_(result.param_grads) {}
 
   void run(int b, int kv_h) {
     b_ = b;
@@ -161,6 +162,7 @@ class Worker {
   }
 
   const std::vector<std::vector<double>>& param_grads() const { return param_grads_; }
+  const std::vector<std::vector<double>>& param_grad_magnitudes() const { return param_grad_magnitudes_; }
 
  private:
   struct Pair {
@@ -258,11 +260,13 @@ class Worker {
     // d loss / d score and d loss / d factor; of pointwise weights the first is d loss / d weight.
     const double by_first = is_softmax_ ? round(pair.p * round(round(pair.dp * pair.factor) - delta)) : pair.dp;
     const double by_factor = is_softmax_ ? round(pair.p * pair.dp) : 0;
+    const double first_size = is_softmax_ ? pair.p * (std::abs(pair.dp * pair.factor) + std::abs(delta)) : std::abs(pair.dp);
     std::span<const double> roots = backward_(env_);
     for (const Variable& variable : stages_.variables) {
       const double gradient = round(round(by_first * roots[0]) + round(by_factor * roots[1]));
       const size_t rank = stages_.ir.graph[variable.leaf].operands.size();
-      receive(variable, roots.subspan(2, rank), gradient, pair.j);
+      const double magnitude = first_size * std::abs(roots[0]) + std::abs(by_factor * roots[1]);
+      receive(variable, roots.subspan(2, rank), gradient, magnitude, pair.j);
       roots = roots.subspan(2 + rank);
     }
   }
@@ -271,12 +275,13 @@ class Worker {
     std::span<const double> roots = row_(env_).subspan(1);
     for (const Variable& variable : stages_.sink_variables) {
       const size_t rank = stages_.ir.graph[variable.leaf].operands.size();
-      receive(variable, roots.subspan(1, rank), round(-round(p * delta) * roots[0]), 0);
+      const double gradient = round(-round(p * delta) * roots[0]);
+      receive(variable, roots.subspan(1, rank), gradient, std::abs(gradient), 0);
       roots = roots.subspan(1 + rank);
     }
   }
 
-  void receive(const Variable& variable, std::span<const double> indices, double gradient, int j) {
+  void receive(const Variable& variable, std::span<const double> indices, double gradient, double magnitude, int j) {
     if (variable.param == kNotAParam) {
       const int dim = sizes_.head_dim;
       add(&result_.dq[q_row(dim)], gradient, &problem_.k[k_row(j, dim)], dim);
@@ -286,6 +291,7 @@ class Worker {
     const size_t position = stages_.ir.params[variable.param].is_tensor ? env_.offset(variable.param, indices) : 0;
     double& sum = param_grads_[variable.param][position];
     sum = round(sum + gradient);
+    param_grad_magnitudes_[variable.param][position] += magnitude;
   }
 
   const Stages& stages_;
@@ -296,7 +302,7 @@ class Worker {
   const bool is_rounded_;
   PairEnv env_;
   Interpreter mask_, forward_, backward_, row_;
-  std::vector<std::vector<double>> param_grads_;
+  std::vector<std::vector<double>> param_grads_, param_grad_magnitudes_;
   std::vector<Pair> pairs_;  // the kept ones of the row at hand
   int b_ = 0, kv_h_ = 0, h_ = 0, i_ = 0;
 };
@@ -329,6 +335,7 @@ ReferenceResult zeros(const Ir& ir, const ReferenceProblem& problem, size_t q_ro
   result.out.resize(q_rows * sizes.v_dim);
   if (ir.weight_kind == WeightKind::kSoftmax) result.lse.resize(q_rows);
   result.param_grads.resize(ir.params.size());
+  result.param_grad_magnitudes.resize(ir.params.size());
   if (!problem.wants_gradients) return result;
   result.dq.resize(q_rows * sizes.head_dim);
   result.dk.resize(k_rows * sizes.head_dim);
@@ -336,6 +343,7 @@ ReferenceResult zeros(const Ir& ir, const ReferenceProblem& problem, size_t q_ro
   for (size_t i = 0; i < ir.params.size(); ++i) {
     if (ir.params[i].is_grad) result.param_grads[i].resize(ir.params[i].is_tensor ? problem.tensors[i].values.size() : 1);
   }
+  result.param_grad_magnitudes = result.param_grads;
   return result;
 }
 
@@ -365,7 +373,10 @@ ReferenceResult evaluate_reference(const Ir& ir, const ReferenceProblem& problem
 
   for (const Worker& worker : workers) {
     for (size_t i = 0; i < result.param_grads.size(); ++i) {
-      for (size_t x = 0; x < result.param_grads[i].size(); ++x) result.param_grads[i][x] += worker.param_grads()[i][x];
+      for (size_t x = 0; x < result.param_grads[i].size(); ++x) {
+        result.param_grads[i][x] += worker.param_grads()[i][x];
+        result.param_grad_magnitudes[i][x] += worker.param_grad_magnitudes()[i][x];
+      }
     }
   }
   return result;

@@ -11,6 +11,8 @@ namespace {
 // Scores beyond this are squashed: their rounding error alone would be as large as the bars.
 constexpr double kGreatestScore = 25;
 
+constexpr const char* kCausal = "k_pos <= q_pos";
+
 const std::vector<std::string> kFloats = {"f32", "f32", "f16", "bf16", "grad f32", "grad f32", "grad f16", "grad bf16"};
 
 }  // namespace
@@ -229,8 +231,7 @@ std::string ProgramWriter::mask_term() {
   switch (pick(19)) {
     case 0:
     case 1:
-      is_causal_ = true;
-      return "k_pos <= q_pos";
+      return kCausal;
     case 2:
       return fmt::format("q_pos - k_pos < {}", scalar("win", "i32", {"40", "k_len // 3 + 1"}));
     case 3:
@@ -269,17 +270,19 @@ std::string ProgramWriter::mask_term() {
 }
 
 void ProgramWriter::write_mask() {
+  bool is_causal = false;
   const int count = chance(0.15) ? 0 : 1 + std::min(pick(3), pick(3));
   for (int i = 0; i < count; ++i) {
-    const bool was_causal = is_causal_;
     std::string conjunct = mask_term();
     if (chance(0.12)) {
-      is_causal_ = was_causal;  // now only one side of a disjunction
       conjunct = fmt::format("{} or {}", conjunct, mask_term());
-      is_causal_ = was_causal;
+    } else {
+      is_causal |= conjunct == kCausal;
     }
     program_.mask.push_back(chance(0.3) ? "(" + conjunct + ")" : named("(" + conjunct + ")"));
   }
+  // Not before: reads in the mask itself are checked for all pairs.
+  is_causal_ = is_causal;
 }
 
 void ProgramWriter::write_score() {

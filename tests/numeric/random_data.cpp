@@ -222,6 +222,7 @@ std::vector<ReferenceProblem> reference_problems(const ProblemData& data) {
 ReferenceResult reference_result(const Ir& ir, const std::vector<ReferenceProblem>& problems, const ProblemData& data) {
   ReferenceResult whole;
   whole.param_grads.resize(ir.params.size());
+  whole.param_grad_magnitudes.resize(ir.params.size());
   const auto append = [](std::vector<double>& to, const std::vector<double>& from) { to.insert(to.end(), from.begin(), from.end()); };
   for (const ReferenceProblem& problem : problems) {
     const ReferenceResult part = codegen::evaluate_reference(ir, problem);
@@ -237,7 +238,11 @@ ReferenceResult reference_result(const Ir& ir, const std::vector<ReferenceProble
     }
     for (size_t i = 0; i < part.param_grads.size(); ++i) {
       whole.param_grads[i].resize(part.param_grads[i].size());
-      for (size_t x = 0; x < part.param_grads[i].size(); ++x) whole.param_grads[i][x] += part.param_grads[i][x];
+      whole.param_grad_magnitudes[i].resize(part.param_grads[i].size());
+      for (size_t x = 0; x < part.param_grads[i].size(); ++x) {
+        whole.param_grads[i][x] += part.param_grads[i][x];
+        whole.param_grad_magnitudes[i][x] += part.param_grad_magnitudes[i][x];
+      }
     }
   }
   return whole;
