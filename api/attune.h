@@ -4,8 +4,8 @@
 //   attune::Plan plan = variant.plan({.batch = 1, .heads = 8, .kv_heads = 8, .q_len = 512, .k_len = 512, .head_dim = 64, .v_dim = 64});
 //   plan.forward({.q = q, .k = k, .v = v, .out = out});
 //
-// Language: docs/language.md. Errors: ProgramError for a wrong program (all its diagnostics), ArgumentError for a wrong call, EnvironmentError when the
-// machine fails. No header of LLVM, CUDA or fmt is needed to use this one.
+// Language: docs/language.md. Errors: ProgramError for a wrong program (all its diagnostics), ArgumentError for a wrong call,
+// EnvironmentError when the machine fails. No header of LLVM, CUDA or fmt is needed to use this one.
 #pragma once
 
 #include <cstdint>
@@ -52,9 +52,9 @@ struct Shape {
 };
 
 struct CompileOptions {
-  std::string file_name = "<text>";          // for diagnostics
-  std::map<std::string, Scalar> constants;   // values of `const` parameters; those not named take their defaults
-  int threads = 0;                           // CPU worker threads, 0: one for each core that this process may use
+  std::string file_name = "<text>";         // for diagnostics
+  std::map<std::string, Scalar> constants;  // values of `const` parameters; those not named take their defaults
+  int threads = 0;                          // CPU worker threads, 0: one for each core that this process may use
 };
 
 struct ParamInfo {
@@ -67,22 +67,23 @@ struct ParamInfo {
 
 // What a plan needs to know beside the shape.
 struct PlanOptions {
-  DType dtype = DType::kF32;                       // of q, k, v and out: f32, f16 or bf16; arithmetic is f32
-  std::map<std::string, Scalar> scalars;           // run-time scalar parameters; those not named take their defaults
-  std::map<std::string, Tensor> tensors;           // tensor parameters and `grad` scalars (one f32); must outlive the plan's calls
-  const int32_t* cu_q = nullptr;                   // packed: batch + 1 offsets, cu[0] = 0, not decreasing; both or neither
+  DType dtype = DType::kF32;              // of q, k, v and out: f32, f16 or bf16; arithmetic is f32
+  std::map<std::string, Scalar> scalars;  // run-time scalar parameters; those not named take their defaults
+  std::map<std::string, Tensor> tensors;  // tensor parameters and `grad` scalars (one f32); must outlive the plan's calls
+  const int32_t* cu_q = nullptr;          // packed: batch + 1 offsets, cu[0] = 0, not decreasing; both or neither
   const int32_t* cu_k = nullptr;
 };
 
-// Tensors of one call. q, out, dout, dq are [batch, q_len, heads, dim], k, v, dk, dv are [batch, k_len, kv_heads, dim]; packed: [total, heads, dim].
-// Any strides with a contiguous last dimension. lse is f32 [batch, heads, q_len] (packed: [heads, total_q]), natural log, optional.
+// Tensors of one call. q, out, dout, dq are [batch, q_len, heads, dim], k, v, dk, dv are [batch, k_len, kv_heads, dim]; packed: [total,
+// heads, dim]. Any strides with a contiguous last dimension. lse is f32 [batch, heads, q_len] (packed: [heads, total_q]), natural log,
+// optional.
 struct ForwardTensors {
   Tensor q, k, v, out, lse;
 };
 struct BackwardTensors {
-  Tensor q, k, v, out, lse, dout;              // out and lse: softmax only; lse as the forward pass gave it
-  Tensor dq, dk, dv;                           // written; any may be left out
-  std::map<std::string, Tensor> param_grads;   // written (not added to): f32, the shape of the bound parameter
+  Tensor q, k, v, out, lse, dout;             // out and lse: softmax only; lse as the forward pass gave it
+  Tensor dq, dk, dv;                          // written; any may be left out
+  std::map<std::string, Tensor> param_grads;  // written (not added to): f32, the shape of the bound parameter
 };
 
 // A program for fixed shapes and parameters. Calls are safe from several threads.
@@ -110,8 +111,8 @@ class Variant {
  public:
   const std::string& name() const;
   const std::vector<ParamInfo>& params() const;
-  bool is_softmax() const;       // has an lse
-  std::string canonical() const; // canonical text of the program
+  bool is_softmax() const;        // has an lse
+  std::string canonical() const;  // canonical text of the program
 
   // Checks shapes, parameters, indices; compiles (or takes from a cache) what is missing.
   Plan plan(const Shape& shape, const PlanOptions& options = {}) const;

@@ -22,7 +22,7 @@ struct DoctorReport {
   std::vector<std::string> gpus;          // "NVIDIA H100 80GB HBM3, sm_90, 132 SMs, 79 GiB"
   std::string cache_folder;
   bool cache_usable = false;
-  std::string cache_problem;              // why not
+  std::string cache_problem;  // why not
   int64_t cache_entries = 0, cache_bytes = 0, cache_limit_bytes = 0;
 };
 

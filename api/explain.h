@@ -13,7 +13,13 @@ enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm };
 
 struct ExplainOptions {
   CompileOptions compile;
-  Shape shape = {.batch = 1, .heads = 8, .kv_heads = 8, .q_len = 512, .k_len = 512, .head_dim = 64, .v_dim = 64};  // head_dim and v_dim matter to kLlvm
+  Shape shape = {.batch = 1,
+                 .heads = 8,
+                 .kv_heads = 8,
+                 .q_len = 512,
+                 .k_len = 512,
+                 .head_dim = 64,
+                 .v_dim = 64};  // head_dim and v_dim matter to kLlvm
   DType dtype = DType::kF32;
 };
 

@@ -1,10 +1,9 @@
 #include "api/tensors.h"
 
 #include <fmt/format.h>
-
-#include <algorithm>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "runtime/error.h"

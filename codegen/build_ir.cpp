@@ -22,16 +22,23 @@ using dsl::ParamDecl;
 using dsl::Statement;
 using dsl::StatementKind;
 
-bool is_float(ElementType type) { return value_type(type) == Type::kF32; }
+bool is_float(ElementType type) {
+  return value_type(type) == Type::kF32;
+}
 
-bool is_scalar_type(ElementType type) { return type == ElementType::kF32 || type == ElementType::kI32 || type == ElementType::kBool; }
+bool is_scalar_type(ElementType type) {
+  return type == ElementType::kF32 || type == ElementType::kI32 || type == ElementType::kBool;
+}
 
 // Whether a number of the host is a value of the type.
 bool holds(Type type, double number) {
   switch (type) {
-    case Type::kBool: return number == 0 || number == 1;
-    case Type::kI32: return number >= -2147483648.0 && number <= 2147483647.0 && number == std::trunc(number);
-    default: return !std::isnan(number);
+    case Type::kBool:
+      return number == 0 || number == 1;
+    case Type::kI32:
+      return number >= -2147483648.0 && number <= 2147483647.0 && number == std::trunc(number);
+    default:
+      return !std::isnan(number);
   }
 }
 
@@ -97,7 +104,8 @@ class Builder {
   }
 
   void check_type(const ParamDecl& decl) {
-    if (decl.is_const && decl.is_grad) diagnostics_.error(decl.type_range, "a const parameter has no gradient: expected const or grad, found both");
+    if (decl.is_const && decl.is_grad)
+      diagnostics_.error(decl.type_range, "a const parameter has no gradient: expected const or grad, found both");
     if (decl.is_grad && !is_float(decl.type)) diagnostics_.error(decl.type_range, "only f32, f16 and bf16 parameters have a gradient");
     if (!decl.is_tensor && !is_scalar_type(decl.type)) diagnostics_.error(decl.type_range, "a scalar parameter is f32, i32 or bool");
     if (decl.is_tensor && decl.is_const) diagnostics_.error(decl.type_range, "a tensor parameter cannot be const");
@@ -111,7 +119,8 @@ class Builder {
     const Type type = value_type(decl.type);
     if (const auto given = options_.constants.find(decl.name); given != options_.constants.end()) {
       if (holds(type, given->second)) return ir_.graph.constant(type, given->second);
-      diagnostics_.error(decl.name_range, fmt::format("const parameter '{}': expected a value of {}, found {}", decl.name, type_name(type), given->second));
+      diagnostics_.error(decl.name_range,
+                         fmt::format("const parameter '{}': expected a value of {}, found {}", decl.name, type_name(type), given->second));
       return kNoValue;
     }
     if (!decl.default_value) {
@@ -159,8 +168,11 @@ class Builder {
         typer_.declare_value("score", ir_.score, uses);
         return;
       }
-      case StatementKind::kMask: ir_.mask = typer_.value_as(statement.value, Place::kMask, Type::kBool); return;
-      default: weights(statement.value);
+      case StatementKind::kMask:
+        ir_.mask = typer_.value_as(statement.value, Place::kMask, Type::kBool);
+        return;
+      default:
+        weights(statement.value);
     }
   }
 

@@ -16,8 +16,8 @@ struct BuildOptions {
   std::optional<int> head_dim, v_dim;       // where given, the symbols become constants
 };
 
-// All errors of the program go to `diagnostics`, each at the exact expression; nullopt exactly if there are any. In the result lets are inlined
-// (shared), q_pos and k_pos expanded, const parameters constants. The result passes verify().
+// All errors of the program go to `diagnostics`, each at the exact expression; nullopt exactly if there are any. In the result lets are
+// inlined (shared), q_pos and k_pos expanded, const parameters constants. The result passes verify().
 std::optional<Ir> build_ir(const dsl::Program& program, dsl::Diagnostics& diagnostics, const BuildOptions& options = {});
 
 }  // namespace attune::codegen

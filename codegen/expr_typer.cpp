@@ -19,8 +19,9 @@ using dsl::ExprKind;
 using dsl::SourceRange;
 
 constexpr std::array<std::string_view, kTrackedCount> kTrackedNames = {"qk", "score", "k_idx"};
-constexpr std::array<std::string_view, 19> kKeywords = {"attention", "let",  "score", "mask", "weights", "const", "grad",  "f32",  "f16", "bf16",
-                                                        "i32",       "u8",   "bool",  "and",  "or",      "not",   "true",  "false", "inf"};
+constexpr std::array<std::string_view, 19> kKeywords = {"attention", "let", "score", "mask",  "weights", "const", "grad",
+                                                        "f32",       "f16", "bf16",  "i32",   "u8",      "bool",  "and",
+                                                        "or",        "not", "true",  "false", "inf"};
 // The language's symbols that are not one Symbol.
 constexpr std::array<std::string_view, 2> kPositions = {"q_pos", "k_pos"};
 constexpr auto kFirstSize = Symbol::kBatch;
@@ -28,26 +29,40 @@ constexpr auto kLastUserSymbol = Symbol::kQk;
 
 std::string_view place_name(Place place) {
   switch (place) {
-    case Place::kLet: return "a let";
-    case Place::kScore: return "score";
-    case Place::kMask: return "mask";
-    case Place::kWeights: return "weights";
-    case Place::kSink: return "sink";
-    case Place::kDim: return "a dim";
-    case Place::kDefault: return "a default";
-    case Place::kConstDefault: return "the default of a const parameter";
+    case Place::kLet:
+      return "a let";
+    case Place::kScore:
+      return "score";
+    case Place::kMask:
+      return "mask";
+    case Place::kWeights:
+      return "weights";
+    case Place::kSink:
+      return "sink";
+    case Place::kDim:
+      return "a dim";
+    case Place::kDefault:
+      return "a default";
+    case Place::kConstDefault:
+      return "the default of a const parameter";
   }
   return "?";
 }
 
-bool is_signature(Place place) { return place == Place::kDim || place == Place::kDefault || place == Place::kConstDefault; }
+bool is_signature(Place place) {
+  return place == Place::kDim || place == Place::kDefault || place == Place::kConstDefault;
+}
 
 bool forbids(Place place, Tracked tracked) {
   switch (place) {
-    case Place::kMask: return tracked == Tracked::kQk || tracked == Tracked::kScore;
-    case Place::kWeights: return tracked == Tracked::kQk;
-    case Place::kSink: return true;
-    default: return false;
+    case Place::kMask:
+      return tracked == Tracked::kQk || tracked == Tracked::kScore;
+    case Place::kWeights:
+      return tracked == Tracked::kQk;
+    case Place::kSink:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -58,7 +73,9 @@ std::optional<Symbol> find_symbol(std::string_view name) {
   return std::nullopt;
 }
 
-bool is_size(Symbol symbol) { return symbol >= kFirstSize && symbol <= Symbol::kVDim; }
+bool is_size(Symbol symbol) {
+  return symbol >= kFirstSize && symbol <= Symbol::kVDim;
+}
 
 std::vector<std::string> all_functions() {
   std::vector<std::string> names = function_names();
@@ -66,7 +83,9 @@ std::vector<std::string> all_functions() {
   return names;
 }
 
-bool is_function(std::string_view name) { return name == "softmax" || find_function(name).has_value(); }
+bool is_function(std::string_view name) {
+  return name == "softmax" || find_function(name).has_value();
+}
 
 // Nothing behind the errors that are printed: a hostile file may have thousands of unknown names, and of known ones.
 std::string did_you_mean(const dsl::Diagnostics& diagnostics, std::string_view name, const std::vector<std::string>& candidates) {
@@ -128,14 +147,18 @@ bool ExprTyper::is_symbol(std::string_view name) {
   return find_symbol(name) || std::find(kPositions.begin(), kPositions.end(), name) != kPositions.end();
 }
 
-bool ExprTyper::is_keyword(std::string_view name) { return std::find(kKeywords.begin(), kKeywords.end(), name) != kKeywords.end(); }
+bool ExprTyper::is_keyword(std::string_view name) {
+  return std::find(kKeywords.begin(), kKeywords.end(), name) != kKeywords.end();
+}
 
 ValueId ExprTyper::error(SourceRange range, std::string message, std::string note) {
   diagnostics_.error(range, std::move(message), std::move(note));
   return kNoValue;
 }
 
-Uses ExprTyper::take_uses() { return std::exchange(uses_, Uses{}); }
+Uses ExprTyper::take_uses() {
+  return std::exchange(uses_, Uses{});
+}
 
 void ExprTyper::declare_param(int index, ValueId scalar_value) {
   const Param& param = ir_.params[index];
@@ -149,12 +172,18 @@ void ExprTyper::declare_value(const std::string& name, ValueId value, Uses uses)
 ValueId ExprTyper::value(ExprId expr, Place place) {
   const Expr& e = program_.expr(expr);
   switch (e.kind) {
-    case ExprKind::kName: return name(e, place);
-    case ExprKind::kUnary: return unary(e, place);
-    case ExprKind::kBinary: return e.text == "**" ? power(e, place) : binary(e, place);
-    case ExprKind::kCall: return call(e, place);
-    case ExprKind::kIndex: return index(e, place);
-    default: return literal(e);
+    case ExprKind::kName:
+      return name(e, place);
+    case ExprKind::kUnary:
+      return unary(e, place);
+    case ExprKind::kBinary:
+      return e.text == "**" ? power(e, place) : binary(e, place);
+    case ExprKind::kCall:
+      return call(e, place);
+    case ExprKind::kIndex:
+      return index(e, place);
+    default:
+      return literal(e);
   }
 }
 
@@ -173,10 +202,14 @@ ValueId ExprTyper::value_as(ExprId expr, Place place, Type expected) {
 
 ValueId ExprTyper::literal(const Expr& e) {
   switch (e.kind) {
-    case ExprKind::kInteger: return ir_.graph.constant(Type::kI32, e.integer);
-    case ExprKind::kDecimal: return ir_.graph.constant(Type::kF32, e.decimal);
-    case ExprKind::kBool: return ir_.graph.constant(Type::kBool, e.integer);
-    default: return ir_.graph.constant(Type::kF32, INFINITY);
+    case ExprKind::kInteger:
+      return ir_.graph.constant(Type::kI32, e.integer);
+    case ExprKind::kDecimal:
+      return ir_.graph.constant(Type::kF32, e.decimal);
+    case ExprKind::kBool:
+      return ir_.graph.constant(Type::kBool, e.integer);
+    default:
+      return ir_.graph.constant(Type::kF32, INFINITY);
   }
 }
 
@@ -214,7 +247,9 @@ ValueId ExprTyper::symbol(const Expr& e, Place place) {
     }
     if (place == Place::kConstDefault) {
       const bool is_given = (symbol == Symbol::kHeadDim && options_.head_dim) || (symbol == Symbol::kVDim && options_.v_dim);
-      if (!is_given) return error(e.name_range, fmt::format("{} needs '{}', which is not known when the program is compiled", place_name(place), e.text));
+      if (!is_given)
+        return error(e.name_range,
+                     fmt::format("{} needs '{}', which is not known when the program is compiled", place_name(place), e.text));
     }
   }
   if (symbol == Symbol::kQk && !use(e, place, Tracked::kQk, "qk")) return kNoValue;
@@ -238,7 +273,8 @@ std::vector<std::string> ExprTyper::visible_names(Place place) const {
 ValueId ExprTyper::unknown_name(const Expr& e, Place place) {
   if (later_.contains(e.text)) return error(e.name_range, fmt::format("'{}' is used before the end of its statement", e.text));
   if (e.text == "score") return error(e.name_range, "'score' has no statement before this one");
-  if (is_function(e.text)) return error(e.name_range, fmt::format("'{}' is a function: expected a call", e.text), fmt::format("{}(...)", e.text));
+  if (is_function(e.text))
+    return error(e.name_range, fmt::format("'{}' is a function: expected a call", e.text), fmt::format("{}(...)", e.text));
   if (is_keyword(e.text)) return error(e.name_range, fmt::format("expected a value, found '{}'", e.text));
   return error(e.name_range, fmt::format("unknown name '{}'", e.text), did_you_mean(diagnostics_, e.text, visible_names(place)));
 }
@@ -292,7 +328,7 @@ ValueId ExprTyper::op(Op op, std::string_view spelling, std::vector<ValueId> ope
     const bool expects_bool = expected.size() == 1 && expected[0] == Type::kBool;
     const bool expects_number = std::find(expected.begin(), expected.end(), Type::kF32) != expected.end();
     const std::string where = types.size() == 1 || row.spelled != Spelled::kCall ? fmt::format("operand of '{}'", spelling)
-                                                                                : fmt::format("argument {} of '{}'", i + 1, spelling);
+                                                                                 : fmt::format("argument {} of '{}'", i + 1, spelling);
     return error(ranges[i], fmt::format("{}: expected {}, found {}", where, joined(expected, " or "), type_name(types[i])),
                  conversion_note(expects_bool, expects_number, types[i]));
   }
@@ -323,7 +359,8 @@ ValueId ExprTyper::power(const Expr& e, Place place) {
   if (!values_of(e, place, values, ranges)) return kNoValue;
   const Type type = ir_.graph[values[1]].type;
   const std::optional<double> exponent = constant_value(ir_.graph, values[1]);
-  if (!exponent) return error(ranges[1], "the exponent of '**' must be a constant", "for a positive base, exp2(exponent * log2(base)) is the same");
+  if (!exponent)
+    return error(ranges[1], "the exponent of '**' must be a constant", "for a positive base, exp2(exponent * log2(base)) is the same");
   if (std::isnan(*exponent)) return error(ranges[1], "the exponent of '**' is not a number");
   const bool is_integer = ir_.graph[values[0]].type == Type::kI32 && type == Type::kI32 && *exponent >= 0;
   if (type != Type::kBool) values[1] = ir_.graph.constant(is_integer ? Type::kI32 : Type::kF32, *exponent);
@@ -358,7 +395,8 @@ ValueId ExprTyper::call(const Expr& e, Place place) {
   if (e.named_sink) return error(e.range, fmt::format("'{}' has no argument 'sink'", e.text));
   if (!ok) return kNoValue;
   if (*function == Op::k_random) {
-    if (is_signature(place)) return error(e.name_range, fmt::format("{} may not use 'random', which depends on the indices", place_name(place)));
+    if (is_signature(place))
+      return error(e.name_range, fmt::format("{} may not use 'random', which depends on the indices", place_name(place)));
     if (!use(e, place, Tracked::kKIdx, "random")) return kNoValue;
     const ValueId seed = values[0];
     if (ir_.graph[seed].type != Type::kI32) return converted(seed, ranges[0], Type::kI32);
@@ -388,7 +426,8 @@ ValueId ExprTyper::index(const Expr& e, Place place) {
   }
   const Param& param = ir_.params[found->second.param];
   if (indices.size() != param.dims.size()) {
-    return error(e.range, fmt::format("tensor '{}' has {}, found {}", e.text, plural(param.dims.size(), "dim"), plural(indices.size(), "index")));
+    return error(e.range,
+                 fmt::format("tensor '{}' has {}, found {}", e.text, plural(param.dims.size(), "dim"), plural(indices.size(), "index")));
   }
   for (size_t i = 0; i < indices.size(); ++i) {
     indices[i] = converted(indices[i], ranges[i], Type::kI32);

@@ -61,9 +61,12 @@ Type symbol_type(Symbol symbol) {
 Type value_type(dsl::ElementType element) {
   switch (element) {
     case dsl::ElementType::kI32:
-    case dsl::ElementType::kU8: return Type::kI32;
-    case dsl::ElementType::kBool: return Type::kBool;
-    default: return Type::kF32;
+    case dsl::ElementType::kU8:
+      return Type::kI32;
+    case dsl::ElementType::kBool:
+      return Type::kBool;
+    default:
+      return Type::kF32;
   }
 }
 

@@ -10,8 +10,9 @@ namespace {
 
 using runtime::CpuArgs;
 
-int backward_block_q(const CpuMachine& machine, int head_dim, int v_dim) {
-  return std::max(std::max(head_dim, v_dim) <= 128 ? 64 : 32, machine.lanes);
+int backward_block_q(int head_dim, int v_dim) {
+  const int widest = std::max(head_dim, v_dim);
+  return widest <= 128 ? 256 : widest <= 256 ? 128 : 64;
 }
 
 // The gradient of one read of a parameter, and how it is summed before it is added to memory.
@@ -31,7 +32,7 @@ struct GradientSink {
 class BackwardEmitter : private KernelEmitter {
  public:
   BackwardEmitter(llvm::Function& function, const CpuMachine& machine, const Lowered& lowered, const CpuKernelOptions& options)
-      : KernelEmitter(function, machine, lowered, options, backward_block_q(machine, options.head_dim, options.v_dim),
+      : KernelEmitter(function, machine, lowered, options, backward_block_q(options.head_dim, options.v_dim),
                       choose_block_k(machine, options.head_dim, options.v_dim)),
         is_softmax_(lowered.ir.weight_kind == WeightKind::kSoftmax),
         dk_(function.getArg(5)),

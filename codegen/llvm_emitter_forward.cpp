@@ -10,10 +10,10 @@ namespace {
 
 using runtime::CpuArgs;
 
-int forward_block_q(const CpuMachine& machine, int head_dim, int v_dim) {
+// As many as the second-level cache holds: the copies of a block's keys and values are paid once for all its queries.
+int forward_block_q(int head_dim, int v_dim) {
   const int widest = std::max(head_dim, v_dim);
-  const int queries = widest <= 64 ? 128 : widest <= 256 ? 64 : 32;
-  return std::max(queries, machine.lanes);
+  return widest <= 128 ? 512 : widest <= 256 ? 256 : 128;
 }
 
 // Pseudocode of one call, for softmax:
@@ -24,7 +24,7 @@ int forward_block_q(const CpuMachine& machine, int head_dim, int v_dim) {
 class ForwardEmitter : private KernelEmitter {
  public:
   ForwardEmitter(llvm::Function& function, const CpuMachine& machine, const Lowered& lowered, const CpuKernelOptions& options)
-      : KernelEmitter(function, machine, lowered, options, forward_block_q(machine, options.head_dim, options.v_dim),
+      : KernelEmitter(function, machine, lowered, options, forward_block_q(options.head_dim, options.v_dim),
                       choose_block_k(machine, options.head_dim, options.v_dim)),
         is_softmax_(lowered.ir.weight_kind == WeightKind::kSoftmax) {}
 

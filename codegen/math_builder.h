@@ -1,5 +1,5 @@
-// The instruction vocabulary in which math forms are written: implemented by the LLVM emitter (vectors or scalars) and by a scalar f32 evaluator,
-// so that the stated error of every form is measured by tests without any emitter.
+// The instruction vocabulary in which math forms are written: implemented by the LLVM emitter (vectors or scalars) and by a scalar f32
+// evaluator, so that the stated error of every form is measured by tests without any emitter.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ class MathBuilder {
   virtual Value fabs(Value a) = 0;
   virtual Value fsqrt(Value a) = 0;
   virtual Value ffloor(Value a) = 0;
-  virtual Value fround(Value a) = 0;   // to nearest, ties to even
+  virtual Value fround(Value a) = 0;              // to nearest, ties to even
   virtual Value fmin_fast(Value a, Value b) = 0;  // one instruction: b if either is NaN
   virtual Value fmax_fast(Value a, Value b) = 0;
   virtual Value fcompare(Compare predicate, Value a, Value b) = 0;
@@ -48,8 +48,8 @@ class MathBuilder {
   virtual Value shl(Value a, Value b) = 0;
   virtual Value lshr(Value a, Value b) = 0;
   virtual Value ashr(Value a, Value b) = 0;
-  virtual Value umulhi(Value a, Value b) = 0;     // high 32 bits of the unsigned 64-bit product
-  virtual Value sdiv(Value a, Value b) = 0;       // truncating; b is not 0, and not -1 with a = INT_MIN
+  virtual Value umulhi(Value a, Value b) = 0;  // high 32 bits of the unsigned 64-bit product
+  virtual Value sdiv(Value a, Value b) = 0;    // truncating; b is not 0, and not -1 with a = INT_MIN
   virtual Value icompare(Compare predicate, Value a, Value b) = 0;
 
   // bool
@@ -63,11 +63,11 @@ class MathBuilder {
   virtual Value f32_to_bits(Value a) = 0;
   virtual Value i32_to_f32(Value a) = 0;
   virtual Value u32_to_f32(Value a) = 0;
-  virtual Value f32_to_i32(Value a) = 0;   // truncates; the value is known to be in range
+  virtual Value f32_to_i32(Value a) = 0;  // truncates; the value is known to be in range
   virtual Value bool_to_i32(Value a) = 0;
   virtual Value i32_to_f64(Value a) = 0;
   virtual Value f32_to_f64(Value a) = 0;
-  virtual Value f64_to_i32(Value a) = 0;   // truncates; in range
+  virtual Value f64_to_i32(Value a) = 0;  // truncates; in range
 };
 
 }  // namespace attune::codegen

@@ -9,8 +9,8 @@ namespace attune::codegen::detail {
 
 using Value = MathBuilder::Value;
 
-// Adding it to a number of magnitude < 2^22 rounds that to whole, ties to even; its last 9 bits and sign are 0, so that those of the sum are the
-// number's own.
+// Adding it to a number of magnitude < 2^22 rounds that to whole, ties to even; its last 9 bits and sign are 0, so that those of the sum
+// are the number's own.
 inline constexpr float kRound = 0x1.8p23f;
 inline constexpr int kMantissaBits = 23;
 inline constexpr int kBias = 127;
@@ -20,7 +20,8 @@ inline constexpr float kLog2E = 0x1.715476p0f;
 inline constexpr float kLn2High = 0x1.62e4p-1f;
 inline constexpr float kLn2Low = 0x1.7f7d1cp-20f;
 
-// The polynomial with these coefficients, the highest power first, by Horner's rule: fewest instructions, and loops overlap their latencies.
+// The polynomial with these coefficients, the highest power first, by Horner's rule: fewest instructions, and loops overlap their
+// latencies.
 Value horner(MathBuilder& b, Value x, std::initializer_list<float> coefficients);
 
 // NaN passes.

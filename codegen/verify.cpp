@@ -48,14 +48,17 @@ class Verifier {
       if (operand >= id) fail(id, fmt::format("the operand %{} does not come before it", operand));
     }
     switch (node.op) {
-      case Op::k_constant: return check_constant(id);
+      case Op::k_constant:
+        return check_constant(id);
       case Op::k_symbol:
         if (node.index < 0 || node.index >= static_cast<int>(Symbol::kCount)) fail(id, "no such symbol");
         if (node.type != symbol_type(static_cast<Symbol>(node.index))) fail(id, "not the type of the symbol");
         return;
       case Op::k_param:
-      case Op::k_read: return check_param(id);
-      default: return check_op(id);
+      case Op::k_read:
+        return check_param(id);
+      default:
+        return check_op(id);
     }
   }
 

@@ -13,10 +13,13 @@
 namespace attune::runtime {
 namespace {
 
+// Forward: enough tasks for a machine of many cores; smaller blocks copy keys and values more often.
+constexpr int64_t kWantedForwardTasks = 64;
+constexpr int kMinBlock = 128;
 // Backward: enough tasks for a machine of some cores, but chunks of a sequence cost a copy of dk and dv each.
 constexpr int64_t kWantedTasks = 16;
 constexpr int64_t kMaxChunks = 8;
-constexpr int64_t kMinChunkBlocks = 4;
+constexpr int64_t kMinChunkQueries = 128;
 constexpr int64_t kMaxChunkBytes = int64_t{256} << 20;  // of all those copies
 constexpr int32_t kReducedRows = 64;                    // keys of one task of the reduction
 
@@ -106,7 +109,8 @@ class Backward {
       const CpuSequence& s = sequences_[sequence];
       const int64_t blocks = block_count(s.args, kernel_.block_q);
       const int64_t copies = kMaxChunkBytes / std::max<int64_t>(1, pairs * sums_size(s.args) * static_cast<int64_t>(sizeof(float)));
-      const int64_t chunks = std::max<int64_t>(1, std::min({wanted, kMaxChunks, blocks / kMinChunkBlocks, copies}));
+      const int64_t parts = std::min<int64_t>(blocks, s.args.q_len / kMinChunkQueries);
+      const int64_t chunks = std::max<int64_t>(1, std::min({wanted, kMaxChunks, parts, copies}));
       for (int32_t b = s.first_b; b < s.end_b; ++b) {
         for (int32_t kv_h = 0; kv_h < s.args.kv_heads; ++kv_h) {
           // The last queries first: under a causal mask they see the most keys.
@@ -238,17 +242,31 @@ class Backward {
   std::vector<std::vector<size_t>> chains_;  // tasks, to be run in this order
 };
 
+int64_t forward_tasks(const CpuSequence& s, int block_q) {
+  return (s.end_b - s.first_b) * static_cast<int64_t>(s.args.heads) * block_count(s.args, block_q);
+}
+
+// The kernel's block, or less of it where that would leave few tasks. Follows from shapes alone, as results depend on it.
+int forward_block(std::span<const CpuSequence> sequences, int largest) {
+  for (int block_q = largest; block_q > kMinBlock; block_q /= 2) {
+    int64_t tasks = 0;
+    for (const CpuSequence& s : sequences) tasks += forward_tasks(s, block_q);
+    if (tasks >= kWantedForwardTasks) return block_q;
+  }
+  return std::min(largest, kMinBlock);
+}
+
 }  // namespace
 
 void run_forward(ThreadPool& pool, const CpuFunction<CpuForward>& kernel, std::span<const CpuSequence> sequences) {
+  const int block_q = forward_block(sequences, kernel.block_q);
   // Tasks of a sequence are numbered b, h, then query blocks from the last one on: under a causal mask the last queries see the most keys,
   // and the heads of one kv_h follow each other, so that their keys stay in the caches.
   const std::vector<size_t> order = heaviest_first(sequences);
   std::vector<int64_t> ends;  // of each sequence's numbers
   int64_t count = 0;
   for (size_t sequence : order) {
-    const CpuSequence& s = sequences[sequence];
-    count += (s.end_b - s.first_b) * static_cast<int64_t>(s.args.heads) * block_count(s.args, kernel.block_q);
+    count += forward_tasks(sequences[sequence], block_q);
     ends.push_back(count);
   }
   std::vector<Scratch> scratch(static_cast<size_t>(pool.size()));
@@ -256,10 +274,10 @@ void run_forward(ThreadPool& pool, const CpuFunction<CpuForward>& kernel, std::s
     const auto place = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), task) - ends.begin());
     const CpuSequence& s = sequences[order[place]];
     const int64_t number = task - (place == 0 ? 0 : ends[place - 1]);
-    const int64_t blocks = block_count(s.args, kernel.block_q);
+    const int64_t blocks = block_count(s.args, block_q);
     const int64_t block = blocks - 1 - number % blocks, head = number / blocks;
-    const auto first_q = static_cast<int32_t>(block * kernel.block_q);
-    const auto end_q = static_cast<int32_t>(std::min<int64_t>(s.args.q_len, int64_t{first_q} + kernel.block_q));
+    const auto first_q = static_cast<int32_t>(block * block_q);
+    const auto end_q = static_cast<int32_t>(std::min<int64_t>(s.args.q_len, int64_t{first_q} + block_q));
     kernel.function(&s.args, static_cast<int32_t>(s.first_b + head / s.args.heads), static_cast<int32_t>(head % s.args.heads), first_q,
                     end_q, scratch[static_cast<size_t>(worker)].get(kernel.scratch_bytes));
   });

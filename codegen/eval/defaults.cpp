@@ -20,14 +20,22 @@ class SizesEnv : public Env {
 
 int size_of(const Sizes& sizes, Symbol symbol) {
   switch (symbol) {
-    case Symbol::kBatch: return sizes.batch;
-    case Symbol::kHeads: return sizes.heads;
-    case Symbol::kKvHeads: return sizes.kv_heads;
-    case Symbol::kQLen: return sizes.q_len;
-    case Symbol::kKLen: return sizes.k_len;
-    case Symbol::kHeadDim: return sizes.head_dim;
-    case Symbol::kVDim: return sizes.v_dim;
-    default: throw std::logic_error(fmt::format("'{}' is not a size", symbol_name(symbol)));
+    case Symbol::kBatch:
+      return sizes.batch;
+    case Symbol::kHeads:
+      return sizes.heads;
+    case Symbol::kKvHeads:
+      return sizes.kv_heads;
+    case Symbol::kQLen:
+      return sizes.q_len;
+    case Symbol::kKLen:
+      return sizes.k_len;
+    case Symbol::kHeadDim:
+      return sizes.head_dim;
+    case Symbol::kVDim:
+      return sizes.v_dim;
+    default:
+      throw std::logic_error(fmt::format("'{}' is not a size", symbol_name(symbol)));
   }
 }
 

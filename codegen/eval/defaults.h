@@ -19,7 +19,8 @@ int size_of(const Sizes& sizes, Symbol symbol);
 // The value of a scalar parameter's default, in double; the parameter has one.
 double default_value(const Ir& ir, const Param& param, const Sizes& sizes);
 
-// The dims of a tensor parameter; they may be 0 or negative, which the caller refuses. Packed sequences: sizes.q_len and k_len are the longest.
+// The dims of a tensor parameter; they may be 0 or negative, which the caller refuses. Packed sequences: sizes.q_len and k_len are the
+// longest.
 std::vector<int64_t> tensor_dims(const Ir& ir, const Param& param, const Sizes& sizes);
 
 }  // namespace attune::codegen

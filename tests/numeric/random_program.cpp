@@ -31,6 +31,9 @@ std::string joined(const std::vector<std::string>& pieces, const std::string& se
   return text;
 }
 
+// Problems that may be this long now and then have several blocks of queries.
+constexpr int kBlocksFrom = 100;
+
 class ShapeWriter {
  public:
   ShapeWriter(uint64_t seed, int greatest_len) : random_(seed), greatest_len_(greatest_len) {}
@@ -61,6 +64,13 @@ class ShapeWriter {
 
   ProblemShape problem(int greatest) {
     ProblemShape shape;
+    if (greatest > kBlocksFrom && pick(12) == 0) {
+      shape.kv_heads = 1;
+      shape.heads = 1 + pick(2);
+      shape.q_lens = {257 + pick(400)};
+      shape.k_lens = {1 + pick(40)};
+      return shape;
+    }
     shape.kv_heads = 1 + pick(3);
     shape.heads = shape.kv_heads * one_of<int>({1, 1, 2, 3});
     shape.packed = pick(5) == 0;

@@ -1,5 +1,5 @@
-// The emitter for processors that this machine may not be: what it emits calls nothing, is the same every time, and converts f16 and bf16 exactly with and
-// without the machine's instructions. What kernels compute is tested in tests/numeric.
+// The emitter for processors that this machine may not be: what it emits calls nothing, is the same every time, and converts f16 and bf16
+// exactly with and without the machine's instructions. What kernels compute is tested in tests/numeric.
 #include "codegen/llvm_emitter.h"
 
 #include <gtest/gtest.h>
@@ -66,7 +66,8 @@ TEST(LlvmEmitter, ObjectsCallNothing) {
         const runtime::CpuKernel kernel = codegen::emit_cpu_kernel(lowered, options_of(pass, dtype), target);
         ASSERT_EQ(kernel.object.substr(0, 4), "\177ELF") << target.cpu;
         ASSERT_NE(kernel.object.find(kernel.symbol), std::string::npos);
-        for (const char* function : {"memcpy", "memset", "expf", "floor", "round", "fmaf", "fmin", "fmax", "__extend", "__trunc", "sinf", "powf"}) {
+        for (const char* function :
+             {"memcpy", "memset", "expf", "floor", "round", "fmaf", "fmin", "fmax", "__extend", "__trunc", "sinf", "powf"}) {
           EXPECT_EQ(kernel.object.find(function), std::string::npos) << function << " on " << target.cpu;
         }
       }
@@ -83,7 +84,8 @@ TEST(LlvmEmitter, IsDeterministic) {
 TEST(LlvmEmitter, SaysWhatACallNeeds) {
   const codegen::Lowered lowered = lower(kEverything);
   for (const CpuTarget& target : kTargets) {
-    const runtime::CpuKernel kernel = codegen::emit_cpu_kernel(lowered, options_of(runtime::CpuPass::kBackward, dsl::ElementType::kF32), target);
+    const runtime::CpuKernel kernel =
+        codegen::emit_cpu_kernel(lowered, options_of(runtime::CpuPass::kBackward, dsl::ElementType::kF32), target);
     EXPECT_GE(kernel.dk_row, 40);
     EXPECT_GE(kernel.dv_row, 24);
     EXPECT_GT(kernel.block_q, 0);
@@ -115,7 +117,8 @@ class Conversions : public testing::TestWithParam<const char*> {
     const Plan plan = variant.plan({batch, 1, 1, 1, 1, 1, dim}, {.dtype = dtype, .scalars = {}, .tensors = {}});
     std::vector<uint16_t> q(static_cast<size_t>(batch)), k(static_cast<size_t>(batch)), out(v.size(), 0xffff);
     const std::vector<int64_t> narrow = {batch, 1, 1, 1}, wide = {batch, 1, 1, dim};
-    plan.forward({{q.data(), dtype, narrow, {}}, {k.data(), dtype, narrow, {}}, {v.data(), dtype, wide, {}}, {out.data(), dtype, wide, {}}, {}});
+    plan.forward(
+        {{q.data(), dtype, narrow, {}}, {k.data(), dtype, narrow, {}}, {v.data(), dtype, wide, {}}, {out.data(), dtype, wide, {}}, {}});
     return out;
   }
 
@@ -160,9 +163,8 @@ TEST_P(Conversions, RoundToNearestEven) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpus, Conversions, testing::Values("x86-64", "native"), [](const auto& info) {
-  return std::string(info.param) == "native" ? "Native" : "Plain";
-});
+INSTANTIATE_TEST_SUITE_P(Cpus, Conversions, testing::Values("x86-64", "native"),
+                         [](const auto& info) { return std::string(info.param) == "native" ? "Native" : "Plain"; });
 
 }  // namespace
 }  // namespace attune
