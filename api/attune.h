@@ -25,7 +25,7 @@ class EnvironmentError;  // runtime/error.h
 
 class ProgramError : public std::runtime_error {
  public:
-  ProgramError(std::string rendered, std::string json) : std::runtime_error(std::move(rendered)), json_(std::move(json)) {}
+  ProgramError(const std::string& rendered, std::string json) : std::runtime_error(rendered), json_(std::move(json)) {}
   const std::string& json() const { return json_; }  // the same diagnostics for programs
 
  private:
