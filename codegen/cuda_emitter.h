@@ -1,0 +1,14 @@
+// Lowered -> CUDA C++ for NVRTC: the skeleton of `config`, with the program as `Variant`, the tile sizes as `Config` and the arguments as
+// `Params`, amalgamated into one file without includes. docs/decisions/gpu-kernel.md says what a skeleton may ask of a Variant.
+#pragma once
+
+#include "codegen/gpu_kernel.h"
+#include "codegen/lower.h"
+
+namespace attune::codegen {
+
+// Deterministic. `program` is the canonical text, printed at the top of the file. Throws ArgumentError for what a GPU kernel cannot be: a
+// head dim above 256, f32 tensors.
+GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config);
+
+}  // namespace attune::codegen

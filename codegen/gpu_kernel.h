@@ -1,0 +1,59 @@
+// A generated GPU kernel and what it was generated for: plain data between the CUDA emitter, the planner and the tuner.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dsl/ast.h"
+
+namespace attune::codegen {
+
+enum class GpuSkeleton : uint8_t {
+  kSm90,  // TMA, wgmma, warp-specialised: sm_90a; tensors with 16-byte strides
+  kSm80,  // cp.async, mma.sync: sm_80 and later; any strides
+};
+
+// `fast` may use every form whose error passes the gate; `high` stays within 1.1x of the exact maths in the same dtype.
+enum class Accuracy : uint8_t { kFast, kHigh };
+
+// The tile configuration of a forward kernel. Each member is a named constant of the generated `Config`.
+struct GpuConfig {
+  GpuSkeleton skeleton = GpuSkeleton::kSm90;
+  int warpgroups = 2;       // sm90: consumer warpgroups of 64 query rows each; sm80: warps of 16 rows each
+  int block_n = 128;        // key columns of a tile
+  int stages = 2;           // depth of the K and V rings
+  int buffers_q = 2;        // sm90: tiles of Q in shared memory
+  bool stale = false;       // softmax: stale reference instead of exact online maxima
+  bool operator==(const GpuConfig&) const = default;
+
+  int block_m() const { return warpgroups * (skeleton == GpuSkeleton::kSm90 ? 64 : 16); }
+};
+
+// What a kernel is specialised by, beside the program and its config.
+struct GpuKernelOptions {
+  std::string arch = "sm_90a";                       // NVRTC's --gpu-architecture
+  dsl::ElementType dtype = dsl::ElementType::kBF16;  // of q, k, v and out: f16 or bf16
+  int head_dim = 64, v_dim = 64;                     // 1..256
+  bool packed = false;                               // sequences by cu_q and cu_k
+  Accuracy accuracy = Accuracy::kFast;
+};
+
+// One member of the kernel's `Params` struct: what the planner writes at `offset`.
+struct GpuField {
+  std::string name;
+  std::string type;  // CUDA: "int", "float", "TensorMap", "const float*", "i64[3]"
+  size_t offset = 0, bytes = 0;
+};
+
+struct GpuKernel {
+  std::string source;  // self-contained CUDA C++
+  std::string name;    // of the extern "C" kernel
+  std::vector<GpuField> fields;
+  size_t params_bytes = 0;
+  int threads = 0;
+  uint32_t shared_bytes = 0;
+};
+
+}  // namespace attune::codegen
