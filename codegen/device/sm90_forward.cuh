@@ -1,4 +1,5 @@
-// Attention forward on Hopper: a producer warpgroup copies tiles into shared memory, consumer warpgroups hold 64 query rows each.
+// Attention forward on Hopper: a producer warp copies tiles into shared memory, a writer warp copies results out of it, consumer
+// warpgroups hold 64 query rows each.
 //
 //   S = Q K^T       wgmma, both operands from shared memory
 //   P = weights(S)  the variant's score, mask and weights, in registers
@@ -7,11 +8,11 @@
 // A CTA works through a stream of key blocks that runs on from one tile of queries to the next: the first S of a tile is computed under the
 // last P V of the one before it, so the tensor cores do not drain in between (where shared memory holds two tiles of Q).
 //
-// Softmax takes its reference maximum from the first and from the masked blocks of a row; later blocks subtract it without looking for a
-// greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows puts its tile on a list, which is
-// computed again with exact maxima.
+// Softmax with kStale takes its reference maximum from the first and from the masked blocks of a row; later blocks subtract it without
+// looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows puts its tile on a
+// list, which is computed again with exact maxima.
 
-// Depth-two rings and the like: a place and the parity of its barrier.
+// A place in a ring of barriers, and the parity to wait for.
 template <int kPlaces>
 struct Ring {
   int place;
@@ -24,6 +25,7 @@ struct Ring {
   }
 };
 
+// Shared memory, in bytes from a 1024-aligned address on.
 template <typename Config>
 struct Layout {
   static constexpr int kRowsQ = Config::kWarpgroups * 64;
@@ -33,29 +35,22 @@ struct Layout {
   static constexpr int kBytesQ = 64 * kChunksO * 128;                         // of one warpgroup
   static constexpr int kBytesK = Config::kBlockN * kChunksQ * 128, kBytesV = Config::kBlockN * kChunksV * 128;
   static constexpr int kQ = 0, kK = kQ + Config::kBuffersQ * Config::kWarpgroups * kBytesQ, kV = kK + Config::kStages * kBytesK;
-  static constexpr int kTiles = kV + Config::kStages * kBytesV;  // ring of tiles, 16 bytes each
-  static constexpr int kPlacesT = 4;
-  static constexpr int kBarriers = kTiles + kPlacesT * 16;
+  static constexpr int kTiles = kV + Config::kStages * kBytesV;  // ring of tiles
+  static constexpr int kPlacesT = 4, kWordsT = 16;
+  static constexpr int kBlocks = kTiles + kPlacesT * kWordsT * 4;  // kSearch: which block stands in each stage of K
+  static constexpr int kBarriers = (kBlocks + 4 * Config::kStages + 7) / 8 * 8;
   static constexpr int kFullQ = kBarriers, kEmptyQ = kFullQ + 8 * Config::kBuffersQ;
   static constexpr int kFullK = kEmptyQ + 8 * Config::kBuffersQ, kEmptyK = kFullK + 8 * Config::kStages;
   static constexpr int kFullV = kEmptyK + 8 * Config::kStages, kEmptyV = kFullV + 8 * Config::kStages;
   static constexpr int kFullT = kEmptyV + 8 * Config::kStages, kEmptyT = kFullT + 8 * kPlacesT;
   static constexpr int kFullO = kEmptyT + 8 * kPlacesT;  // one for each buffer of Q
   static constexpr int kDrained = kFullO + 8 * Config::kBuffersQ;
-  static constexpr int kRedoCount = kDrained + 8, kRedo = kRedoCount + 8, kMaxRedo = 128;
+  static constexpr int kRedoCount = kDrained + 8, kRedo = (kRedoCount + 4 + 15) / 16 * 16, kMaxRedo = 256;
   static constexpr int kBytes = kRedo + (Config::kStale ? 16 * kMaxRedo : 0);
-  // Registers: what setmaxnreg leaves for each role.
+  // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 24 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 240 : 160;
   static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
-};
-
-// One tile of queries, as the producer hands it on.
-struct Tile {
-  enum Kind { kWork, kExact, kDrain, kEnd };
-  int m;  // kBlockM rows from m * kBlockM on
-  int h, b;
-  int kind;
 };
 
 struct Places {
@@ -64,8 +59,15 @@ struct Places {
   DEVICE u32 operator()(int offset, int place) const { return base + offset + 8 * place; }
 };
 
+// One tile of queries.
+struct Tile {
+  enum Kind { kWork, kExact, kDrain, kEnd };
+  int m;  // rows from m * Layout::kRowsQ on
+  int h, b;
+  int kind;
+};
+
 // Tiles are numbered so that those with the most keys of a causal mask come first, and that the heads at work share the second-level cache.
-template <typename Config>
 DEVICE Tile tile_at(int number, const Params& p) {
   const int of_section = p.section_heads * p.tiles_m;
   const int section = number / of_section, rest = number % of_section;
@@ -75,137 +77,251 @@ DEVICE Tile tile_at(int number, const Params& p) {
   return {p.tiles_m - 1 - rest / heads, head % p.heads, head / p.heads, Tile::kWork};
 }
 
-// Key blocks of the rows [first_q, last_q]: from the last to the first; at least one, which may be wholly masked.
+// Key blocks from the last to the first; at least one, which may be wholly masked.
 struct Blocks {
   int first, last;
 };
-template <typename Config, typename Variant>
-DEVICE Blocks blocks_of(int first_q, int last_q, const Params& p, const typename Variant::Uniform& u) {
-  const KeyRange kept = Variant::kept_keys(first_q, min(last_q, p.q_len - 1), p, u);
-  const int first = kept.begin / Config::kBlockN;
-  return {first, max(first, (kept.end + Config::kBlockN - 1) / Config::kBlockN - 1)};
+template <typename Config>
+DEVICE Blocks blocks_of(KeyRange keys) {
+  const int first = min(keys.begin, max(keys.end - 1, 0)) / Config::kBlockN;
+  return {first, max(first, (keys.end + Config::kBlockN - 1) / Config::kBlockN - 1)};
 }
 
+// One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine.
 template <typename Config, typename Variant>
 struct Producer {
   using L = Layout<Config>;
+  using Uniform = typename Variant::Uniform;
   const Params& p;
-  Places at;
+  const Places at;
+  const int lane = threadIdx.x % kWarp;
   Ring<Config::kStages> k = {0, 1}, v = {0, 1};
   Ring<Config::kBuffersQ> q = {0, 1};
   Ring<L::kPlacesT> t = {0, 1};
 
   DEVICE Producer(const Params& params, Places places) : p(params), at(places) {}
 
-  DEVICE void announce(Tile tile) {
+  // Hands a tile to the consumers and the writer, with its key blocks and what each warpgroup knows of the mask. Returns the blocks of all.
+  DEVICE Blocks announce(const Tile& tile, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyT, t.place), t.parity);
-    store_shared_x4(at(L::kTiles) + 16 * t.place, {tile.m, tile.h, tile.b, tile.kind});
-    mbarrier_arrive(at(L::kFullT, t.place));
+    const u32 to = at(L::kTiles) + 4 * L::kWordsT * t.place;
+    Blocks blocks = {0, 0};
+    if (Variant::kMask != Mask::kSearch && tile.kind <= Tile::kExact) {
+      // Lane w asks for warpgroup w.
+      const int first_q = tile.m * L::kRowsQ + min(lane, Config::kWarpgroups - 1) * 64;
+      const int first = min(first_q, u.q_len - 1), last = min(first_q + 63, u.q_len - 1);
+      const Blocks own = blocks_of<Config>(Variant::kept_keys(first, last, p, u));
+      const KeyRange full = Variant::full_keys(first, last, p, u);
+      blocks = {__reduce_min_sync(~0u, own.first), __reduce_max_sync(~0u, own.last)};
+      if (lane < Config::kWarpgroups) {
+        store_shared(to + 24 + 12 * lane, own.last);
+        store_shared(to + 28 + 12 * lane, full.begin);
+        store_shared(to + 32 + 12 * lane, full.end);
+      }
+    }
+    if (lane == 0) {
+      store_shared_x4(to, {tile.m, tile.h, tile.b, tile.kind});
+      store_shared(to + 16, blocks.first);
+      store_shared(to + 20, blocks.last);
+    }
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(at(L::kFullT, t.place));
+    t.next();
+    return blocks;
+  }
+  DEVICE void end_stream(int kind) {
+    mbarrier_wait(at(L::kEmptyT, t.place), t.parity);
+    if (lane == 0) {
+      store_shared_x4(at(L::kTiles) + 4 * L::kWordsT * t.place, {0, 0, 0, kind});
+      mbarrier_arrive(at(L::kFullT, t.place));
+    }
     t.next();
   }
-  DEVICE void load_q(const Tile& tile) {
+
+  DEVICE void load_q(const Tile& tile, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyQ, q.place), q.parity);
-    const u32 full = at(L::kFullQ, q.place);
-    mbarrier_expect_bytes(full, Config::kWarpgroups * 64 * L::kChunksQ * 128);
-    for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
-      const u32 to = at(L::kQ) + (q.place * Config::kWarpgroups + wg) * L::kBytesQ;
-      for (int c = 0; c < L::kChunksQ; ++c)
-        tma_load_4d(to + c * 64 * 128, &p.q, full, c * L::kChunk, tile.m * L::kRowsQ + wg * 64, tile.h, tile.b);
+    if (lane == 0) {
+      const u32 full = at(L::kFullQ, q.place);
+      mbarrier_expect_bytes(full, Config::kWarpgroups * 64 * L::kChunksQ * 128);
+      for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
+        const u32 to = at(L::kQ) + (q.place * Config::kWarpgroups + wg) * L::kBytesQ;
+        for (int c = 0; c < L::kChunksQ; ++c)
+          tma_load_4d(to + c * 64 * 128, &p.q_map, full, c * L::kChunk, u.first_q + tile.m * L::kRowsQ + wg * 64, tile.h,
+                      Config::kPacked ? 0 : tile.b);
+      }
     }
     q.next();
   }
-  DEVICE void load_k(int block, int kv_h, int b) {
+  template <int kChunks>
+  DEVICE void load_keys(u32 full, u32 to, const TensorMap* map, int row, const Uniform& u) {
+    mbarrier_expect_bytes(full, Config::kBlockN * kChunks * 128);
+    for (int c = 0; c < kChunks; ++c)
+      tma_load_4d(to + c * Config::kBlockN * 128, map, full, c * L::kChunk, row, u.kv_h, Config::kPacked ? 0 : u.b);
+  }
+  // `word`, for kSearch: what read_block() wants to know.
+  DEVICE void load_k(int block, int word, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyK, k.place), k.parity);
-    const u32 full = at(L::kFullK, k.place), to = at(L::kK) + k.place * L::kBytesK;
-    mbarrier_expect_bytes(full, L::kBytesK);
-    for (int c = 0; c < L::kChunksQ; ++c)
-      tma_load_4d(to + c * Config::kBlockN * 128, &p.k, full, c * L::kChunk, block * Config::kBlockN, kv_h, b);
+    if (lane == 0) {
+      if (Variant::kMask == Mask::kSearch) store_shared(at(L::kBlocks) + 4 * k.place, word);
+      load_keys<L::kChunksQ>(at(L::kFullK, k.place), at(L::kK) + k.place * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN, u);
+    }
     k.next();
   }
-  DEVICE void load_v(int block, int kv_h, int b) {
+  DEVICE void load_v(int block, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyV, v.place), v.parity);
-    const u32 full = at(L::kFullV, v.place), to = at(L::kV) + v.place * L::kBytesV;
-    mbarrier_expect_bytes(full, L::kBytesV);
-    for (int c = 0; c < L::kChunksV; ++c)
-      tma_load_4d(to + c * Config::kBlockN * 128, &p.v, full, c * L::kChunk, block * Config::kBlockN, kv_h, b);
+    if (lane == 0)
+      load_keys<L::kChunksV>(at(L::kFullV, v.place), at(L::kV) + v.place * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN, u);
     v.next();
   }
 
   // K runs one block ahead of V, from tile to tile.
-  int late_block = -1, late_h = 0, late_b = 0;
+  int late_block = -1;
+  Uniform late;
   DEVICE void load_late_v() {
-    if (late_block >= 0) load_v(late_block, late_h, late_b);
+    if (late_block >= 0) load_v(late_block, late);
     late_block = -1;
   }
-  DEVICE void load_tile(const Tile& tile) {
-    announce(tile);
-    const auto u = Variant::uniform(p, tile.b, tile.h);
-    const Blocks blocks = blocks_of<Config, Variant>(tile.m * L::kRowsQ, tile.m * L::kRowsQ + L::kRowsQ - 1, p, u);
-    const int kv_h = tile.h / (p.heads / p.kv_heads);
+  DEVICE void load_block(int block, int word, bool is_first, const Tile& tile, const Uniform& u) {
+    load_k(block, word, u);
+    if (is_first) load_q(tile, u);
+    load_late_v();
+    late_block = block;
+    late = u;
+  }
+  DEVICE void load_tile(Tile tile) {
+    const Uniform u = Variant::uniform(p, tile.b, tile.h);
+    // The list must have room for all tiles that are on their way.
+    if (Config::kStale && load_shared(at(L::kRedoCount)) > L::kMaxRedo / 2) tile.kind = Tile::kExact;
+    if (Config::kPacked && tile.m * L::kRowsQ >= u.q_len) return;
+    const Blocks blocks = announce(tile, u);
     if (Config::kBuffersQ == 1) load_late_v();  // consumers finish a tile before they look at the next
-    for (int block = blocks.last; block >= blocks.first; --block) {
-      load_k(block, kv_h, tile.b);
-      if (block == blocks.last) load_q(tile);
-      load_late_v();
-      late_block = block;
-      late_h = kv_h;
-      late_b = tile.b;
+    if constexpr (Variant::kMask == Mask::kSearch) {
+      search_blocks(tile, u);
+    } else {
+      for (int block = blocks.last; block >= blocks.first; --block) load_block(block, 0, block == blocks.last, tile, u);
     }
+  }
+
+  // Classifies 32 blocks at a time, a lane each.
+  DEVICE void search_blocks(const Tile& tile, const Uniform& u) {
+    const int first_q = tile.m * L::kRowsQ, last_q = min(first_q + L::kRowsQ, u.q_len) - 1;
+    const int count = (u.k_len + Config::kBlockN - 1) / Config::kBlockN;
+    const auto rows = Variant::row_extent(first_q, last_q, p, u);
+    int pending = -1, pending_full = 0;  // the last block of a tile is marked, so each waits for the next one
+    bool is_first = true;
+    for (int base = (count - 1) / kWarp * kWarp; base >= 0; base -= kWarp) {
+      const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
+      TileClass kind = TileClass::kSkip;
+      if (block < count) {
+        kind = Variant::classify(rows, Variant::stored_extent(block, p, u), first_q, last_q, first_k, last_k, p, u);
+        if (kind == TileClass::kFull && first_k + Config::kBlockN > u.k_len) kind = TileClass::kPartial;
+      }
+      const u32 full = __ballot_sync(~0u, kind == TileClass::kFull);
+      for (u32 kept = __ballot_sync(~0u, kind != TileClass::kSkip); kept != 0;) {
+        const int place = 31 - __clz(kept);
+        kept ^= 1u << place;
+        if (pending >= 0) {
+          load_block(pending, pending << 2 | pending_full, is_first, tile, u);
+          is_first = false;
+        }
+        pending = base + place;
+        pending_full = full >> place & 1;
+      }
+    }
+    if (pending < 0) pending = 0;  // a tile without keys has one block, wholly masked
+    load_block(pending, pending << 2 | 2 | pending_full, is_first, tile, u);
   }
 
   DEVICE void run() {
     for (int number = blockIdx.x; number < p.tiles;) {
-      load_tile(tile_at<Config>(number, p));
-      number = gridDim.x + atomicAdd(p.counter, 1);
+      int next = 0;
+      if (lane == 0) next = atomicAdd(p.counter, 1);
+      load_tile(tile_at(number, p));
+      number = gridDim.x + __shfl_sync(~0u, next, 0);
     }
     load_late_v();
     if (Config::kStale) {
-      announce({0, 0, 0, Tile::kDrain});
+      end_stream(Tile::kDrain);
       mbarrier_wait(at(L::kDrained), 0);
-      const int count = min(load_shared(at(L::kRedoCount)), L::kMaxRedo);
+      const int count = load_shared(at(L::kRedoCount));
       for (int i = 0; i < count; ++i) {
         const int4 tile = load_shared_x4(at(L::kRedo) + 16 * i);
-        load_tile({tile.x, tile.y, tile.z, Tile::kExact});
+        bool is_done = false;  // several warps may have asked for the same tile
+        for (int j = 0; j < i; ++j) {
+          const int4 other = load_shared_x4(at(L::kRedo) + 16 * j);
+          is_done = is_done || (other.x == tile.x && other.y == tile.y && other.z == tile.z);
+        }
+        if (!is_done) load_tile({tile.x, tile.y, tile.z, Tile::kExact});
       }
       load_late_v();
     }
-    announce({0, 0, 0, Tile::kEnd});
+    end_stream(Tile::kEnd);
     // The last CTA leaves the counters as it found them.
-    if (atomicAdd(p.counter + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+    if (lane == 0 && atomicAdd(p.counter + 1, 1) == static_cast<int>(gridDim.x) - 1) {
       p.counter[0] = 0;
       p.counter[1] = 0;
     }
   }
 };
 
-// Writes finished tiles of O to memory, out of the buffer of Q over which they were staged, and gives the buffer back.
-template <typename Config>
+// One warp: writes finished tiles of O to memory, out of the buffer of Q over which they were staged, and gives the buffer back.
+template <typename Config, typename Variant>
 struct Writer {
   using L = Layout<Config>;
 
+  // Through the copy engine, which clips at the tensor's end.
+  static DEVICE void copy(u32 from, const Tile& tile, int row, const Params& p) {
+    if (row >= p.q_len || threadIdx.x % kWarp != 0) return;
+    for (int c = 0; c < L::kChunksV; ++c) tma_store_4d(&p.out_map, from + c * 64 * 128, c * L::kChunk, row, tile.h, tile.b);
+  }
+  // Packed sequences end anywhere: row by row.
+  static DEVICE void copy_rows(u32 from, const Tile& tile, int row, const Params& p) {
+    const auto u = Variant::uniform(p, tile.b, tile.h);
+    constexpr int kPieces = Config::kVDim / 8;  // of 16 bytes
+    Raw* to = p.out + static_cast<i64>(u.first_q + row) * p.out_stride[1] + tile.h * p.out_stride[2];
+    for (int i = threadIdx.x % kWarp; i < 64 * kPieces; i += kWarp) {
+      const int r = i / kPieces, piece = i % kPieces;
+      if (row + r >= u.q_len) break;
+      const int4 words = load_shared_x4(from + piece / 8 * (64 * 128) + r * 128 + ((piece % 8 ^ r % 8) << 4));
+      *reinterpret_cast<int4*>(to + r * p.out_stride[1] + piece * 8) = words;
+    }
+  }
+
   static DEVICE void run(const Params& p, Places at) {
+    const bool speaks = threadIdx.x % kWarp == 0;
     Ring<L::kPlacesT> t = {0, 0};
     Ring<Config::kBuffersQ> q = {0, 0};
     for (;;) {
       mbarrier_wait(at(L::kFullT, t.place), t.parity);
-      const int4 tile = load_shared_x4(at(L::kTiles) + 16 * t.place);
-      mbarrier_arrive(at(L::kEmptyT, t.place));
+      const int4 words = load_shared_x4(at(L::kTiles) + 4 * L::kWordsT * t.place);
+      const Tile tile = {words.x, words.y, words.z, words.w};
+      __syncwarp();
+      if (speaks) mbarrier_arrive(at(L::kEmptyT, t.place));
       t.next();
-      if (tile.w == Tile::kEnd) break;
-      if (tile.w == Tile::kDrain) continue;
+      if (tile.kind == Tile::kEnd) break;
+      if (tile.kind == Tile::kDrain) {  // what is computed again must land behind what it replaces
+        if (speaks) tma_store_wait_all();
+        continue;
+      }
       mbarrier_wait(at(L::kFullO, q.place), q.parity);
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
-        const int row = tile.x * L::kRowsQ + wg * 64;
-        if (row >= p.q_len) continue;
+        const int row = tile.m * L::kRowsQ + wg * 64;
         const u32 from = at(L::kQ) + (q.place * Config::kWarpgroups + wg) * L::kBytesQ;
-        for (int c = 0; c < L::kChunksV; ++c) tma_store_4d(&p.out, from + c * 64 * 128, c * L::kChunk, row, tile.y, tile.z);
+        if constexpr (Config::kPacked) {
+          copy_rows(from, tile, row, p);
+        } else {
+          copy(from, tile, row, p);
+        }
       }
-      tma_store_commit();
-      tma_store_wait_read();
-      mbarrier_arrive(at(L::kEmptyQ, q.place));
+      if (speaks && !Config::kPacked) {
+        tma_store_commit();
+        tma_store_wait_read();
+      }
+      __syncwarp();
+      if (speaks) mbarrier_arrive(at(L::kEmptyQ, q.place));
       q.next();
     }
-    tma_store_wait_all();
+    if (speaks && !Config::kPacked) tma_store_wait_all();
   }
 };
 
@@ -218,10 +334,10 @@ struct Statistics {
 template <typename Config, typename Variant>
 struct Consumer {
   using L = Layout<Config>;
-  static constexpr bool kSoftmax = Variant::kSoftmax;
+  static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kSigmoid = Variant::kWeight == Weight::kSigmoid;
   static constexpr int kS = Config::kBlockN / 2, kO = Config::kColumnsO / 2, kP = Config::kBlockN / 4;  // registers of S, O, P
   // A sum beyond this shifts the reference: 16-bit P must hold its terms.
-  static constexpr float kGreatestSum = Config::kGreatestSum;
+  static constexpr float kGreatestSum = Config::Element::kGreatest > 0x1p40f ? 0x1p40f : 0x1p15f;
 
   const Params& p;
   const Places at;
@@ -232,48 +348,48 @@ struct Consumer {
 
   // The tile whose scores are being computed.
   Tile tile;
-  int block, first_block, skip;  // skip: key blocks of the CTA's tile behind this warpgroup's last one
-  KeyRange full;                 // keys that all rows of the warpgroup keep
+  int block, first_block;
+  bool is_last_block, is_full_block;  // kSearch
+  KeyRange full;                      // keys that all rows of the warpgroup keep
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
-  bool needs_exact;  // a row has no reference yet
+  bool needs_exact;    // softmax: a row has no reference yet
+  bool is_large;       // sigmoid: a weight of the block is not small
   int late_skips = 0;  // blocks of V that nobody will look at
 
-  DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_) : p(params), at(places), wg(wg_), warp(warp_), lane(lane_) {}
+  DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_)
+      : p(params), at(places), wg(wg_), warp(warp_), lane(lane_) {}
 
   DEVICE void release(u32 barrier) {
     if (lane == 0) mbarrier_arrive(barrier);
   }
-  DEVICE int first_row(const Tile& of) const { return of.m * L::kRowsQ + wg * 64; }
-  DEVICE int row(const Tile& of) const { return first_row(of) + warp * 16 + lane / 4; }
+  DEVICE int row(const Tile& of) const { return of.m * L::kRowsQ + wg * 64 + warp * 16 + lane / 4; }
 
+  // The next tile of the stream, and where it begins for this warpgroup.
   DEVICE void fetch_tile() {
     mbarrier_wait(at(L::kFullT, t.place), t.parity);
-    const int4 words = load_shared_x4(at(L::kTiles) + 16 * t.place);
+    const u32 from = at(L::kTiles) + 4 * L::kWordsT * t.place;
+    const int4 words = load_shared_x4(from);
+    tile = {words.x, words.y, words.z, words.w};
+    int skips = 0;
+    if (Variant::kMask != Mask::kSearch) {
+      first_block = load_shared(from + 16);
+      const int last = load_shared(from + 20), own = load_shared(from + 24 + 12 * wg);
+      full = {load_shared(from + 28 + 12 * wg), load_shared(from + 32 + 12 * wg)};
+      block = max(own, first_block);
+      skips = last - block;
+    }
     __syncwarp();
     release(at(L::kEmptyT, t.place));
     t.next();
-    tile = {words.x, words.y, words.z, words.w};
+    if (!has_work()) return;
+    uniform = Variant::uniform(p, tile.b, tile.h);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(row(tile) + 8 * i, uniform.q_len - 1), p, uniform);
+    skip_blocks(skips);
   }
   DEVICE bool has_work() const { return tile.kind <= Tile::kExact; }
-
-  DEVICE void start_tile() {
-    const int first = first_row(tile);
-    uniform = Variant::uniform(p, tile.b, tile.h);
-    const Blocks of_cta = blocks_of<Config, Variant>(tile.m * L::kRowsQ, tile.m * L::kRowsQ + L::kRowsQ - 1, p, uniform);
-    first_block = of_cta.first;
-    block = of_cta.last;
-    if (Config::kSkips) {
-      const Blocks own = blocks_of<Config, Variant>(min(first, p.q_len - 1), first + 63, p, uniform);
-      const int last = max(min(own.last, of_cta.last), of_cta.first);
-      skip_blocks(block - last);
-      block = last;
-    }
-    full = Variant::full_keys(min(first, p.q_len - 1), min(first + 63, p.q_len - 1), p, uniform);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) rows[i] = Variant::row(min(row(tile) + 8 * i, p.q_len - 1), p, uniform);
-  }
 
   // The CTA's other warpgroups look at these blocks: give them back unread.
   DEVICE void skip_blocks(int count) {
@@ -290,6 +406,21 @@ struct Consumer {
       release(at(L::kEmptyV, v.place));
       v.next();
     }
+  }
+  DEVICE void wait_k() {
+    mbarrier_wait(at(L::kFullK, k.place), k.parity);
+    if (Variant::kMask == Mask::kSearch) {
+      const int word = load_shared(at(L::kBlocks) + 4 * k.place);
+      block = word >> 2;
+      is_last_block = word & 2;
+      is_full_block = word & 1;
+    }
+  }
+  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
+  DEVICE bool is_masked() const {
+    if (Variant::kMask == Mask::kSearch) return !is_full_block;
+    const int first_k = block * Config::kBlockN;
+    return first_k < full.begin || first_k + Config::kBlockN > full.end;
   }
 
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
@@ -318,16 +449,54 @@ struct Consumer {
     return static_cast<u64>((address & 0x3FFFF) >> 4) | static_cast<u64>(leading >> 4) << 16 | 64ull << 32 | 1ull << 62;
   }
 
-  // Weights of one block, in place of its scores. kMasked: pairs may be dropped.
-  template <bool kMasked>
-  DEVICE void pointwise(float (&s)[kS]) {
+  // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: keys are clamped to those there are.
+  template <bool kGuarded, typename Function>
+  DEVICE void for_each(const Function& f) {
     const int first_k = block * Config::kBlockN + lane % 4 * 2, r = row(tile);
 #pragma unroll
-    for (int i = 0; i < kS; ++i) {
-      const int k_idx = first_k + i / 4 * 8 + i % 2, place = i / 2 % 2;
-      const float weight = Variant::weight(s[i], r + 8 * place, k_idx, p, uniform, rows[place]);
-      s[i] = !kMasked || (k_idx < p.k_len && Variant::keep(r + 8 * place, k_idx, p, uniform, rows[place])) ? weight : 0.0f;
+    for (int j = 0; j < kS / 2; ++j) {
+      const int k_idx = first_k + j / 2 * 8 + j % 2, safe_k = kGuarded ? min(k_idx, uniform.k_len - 1) : k_idx;
+      const auto column = Variant::template column<kGuarded>(safe_k, p, uniform);
+#pragma unroll
+      for (int place = 0; place < 2; ++place) {
+        const int q_idx = r + 8 * place;
+        bool keeps = true;
+        if constexpr (kGuarded) {
+          keeps = k_idx < uniform.k_len;
+          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, safe_k, p, uniform, rows[place], column);
+        }
+        f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, safe_k, column, keeps);
+      }
     }
+  }
+
+  // Pointwise weights of one block, in place of its scores.
+  template <bool kGuarded>
+  DEVICE void pointwise(float (&s)[kS]) {
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+      const float weight = Variant::template weight<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column);
+      s[i] = keeps ? weight : 0.0f;
+    });
+  }
+
+  // sigmoid(x) with u = exp(x): u - u^2 while every u of the warp's block is small (relative error u^2 < 2^-10), else u / (1 + u). Leaves
+  // pairs of u, rounded, in the even elements of s; convert() does the rest.
+  static constexpr u32 kSmall = Config::Element::kOneThirtySecond;
+  template <bool kGuarded>
+  DEVICE void sigmoid_exponentials(float (&s)[kS]) {
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+      const float x = Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column);
+      s[i] = exp2_approx(keeps ? x : -kInfinity);
+    });
+    u32 greatest = 0;
+#pragma unroll
+    for (int i = 0; i < kP; i += 2) {
+      const u32 a = Config::Element::pack(s[2 * i], s[2 * i + 1]), b = Config::Element::pack(s[2 * i + 2], s[2 * i + 3]);
+      greatest = max_u16x2(greatest, a, b);
+      s[2 * i] = __uint_as_float(a);
+      s[2 * i + 2] = __uint_as_float(b);
+    }
+    is_large = __any_sync(~0u, max(greatest & 0xFFFF, greatest >> 16) >= kSmall);
   }
 
   DEVICE static float over_row(float x, bool is_max) {
@@ -337,18 +506,31 @@ struct Consumer {
     return is_max ? fmaxf(x, z) : x + z;
   }
 
-  // exp2(score2 - reference) and the sums. kFirst: the row's first block. `scale` is what O has to be multiplied with.
-  template <bool kMasked, bool kFirst>
-  DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2]) {
-    const int first_k = block * Config::kBlockN + lane % 4 * 2, r = row(tile);
-    float greatest[2] = {-kInfinity, -kInfinity};
-#pragma unroll
-    for (int i = 0; i < kS; ++i) {
-      const int k_idx = first_k + i / 4 * 8 + i % 2, place = i / 2 % 2;
-      s[i] = Variant::score2(s[i], r + 8 * place, k_idx, p, uniform, rows[place]);
-      if (kMasked && !(k_idx < p.k_len && Variant::keep(r + 8 * place, k_idx, p, uniform, rows[place]))) s[i] = -kInfinity;
-      greatest[place] = fmaxf(greatest[place], s[i]);
+  // A weight that has become `e`, times what the program multiplies it with; `qk` is read only if the factor depends on the score.
+  template <bool kGuarded>
+  DEVICE float times_factor(float e, float qk, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+    if constexpr (Variant::kFactor) {
+      const float factor = Variant::template factor<kGuarded>(qk, q_idx, k_idx, p, uniform, rows[place], column);
+      return keeps ? e * factor : 0.0f;
+    } else {
+      return e;
     }
+  }
+
+  // exp2(score2 - reference) and the sums. kFirst: the row's first block. `scale` is what O has to be multiplied with.
+  template <bool kGuarded, bool kFirst>
+  DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2]) {
+    float greatest[2] = {-kInfinity, -kInfinity};
+    float qk[Variant::kFactorOfScore ? kS : 1];
+    if (Variant::kFactorOfScore) {
+#pragma unroll
+      for (int i = 0; i < kS; ++i) qk[i] = s[i];
+    }
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+      const float x = Variant::template score2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column);
+      s[i] = keeps ? x : -kInfinity;
+      greatest[place] = fmaxf(greatest[place], s[i]);
+    });
     float subtracted[2];
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
@@ -356,35 +538,31 @@ struct Consumer {
       if (!kFirst) m = fmaxf(m, stats.reference[place]);
       subtracted[place] = m == -kInfinity ? 0.0f : m;
       scale[place] = kFirst ? 1.0f : exp2_approx(stats.reference[place] - subtracted[place]);
-      stats.reference[place] = m;
       stats.sum[place] = kFirst ? 0.0f : stats.sum[place] * scale[place];
+      stats.reference[place] = m;
     }
-    needs_exact = __any_sync(~0u, stats.reference[0] == -kInfinity || stats.reference[1] == -kInfinity);
-    weigh<kMasked>(s, subtracted);
-  }
-  template <bool kMasked>
-  DEVICE void weigh(float (&s)[kS], const float (&subtracted)[2]) {
-    const int first_k = block * Config::kBlockN + lane % 4 * 2, r = row(tile);
+    if (Config::kStale) needs_exact = __any_sync(~0u, stats.reference[0] == -kInfinity || stats.reference[1] == -kInfinity);
     float sums[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < kS; ++i) {
-      const int k_idx = first_k + i / 4 * 8 + i % 2, place = i / 2 % 2;
-      s[i] = exp2_approx(s[i] - subtracted[place]);
-      sums[place] += s[i];
-    }
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+      const float e = exp2_approx(s[i] - subtracted[place]);
+      sums[place] += e;
+      s[i] = times_factor<kGuarded>(e, qk[Variant::kFactorOfScore ? i : 0], place, q_idx, k_idx, column, keeps);
+    });
     stats.sum[0] += sums[0];
     stats.sum[1] += sums[1];
   }
 
   // Without a maximum; true if O has to be scaled.
   DEVICE bool softmax_stale(float (&s)[kS], float (&scale)[2]) {
-    const int first_k = block * Config::kBlockN + lane % 4 * 2, r = row(tile);
-#pragma unroll
-    for (int i = 0; i < kS; ++i) {
-      const int k_idx = first_k + i / 4 * 8 + i % 2, place = i / 2 % 2;
-      s[i] = Variant::score2(s[i], r + 8 * place, k_idx, p, uniform, rows[place]);
-    }
-    weigh<false>(s, stats.reference);
+    float sums[2] = {0.0f, 0.0f};
+    for_each<false>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool) {
+      const float qk = s[i], x = Variant::template score2<false>(qk, q_idx, k_idx, p, uniform, rows[place], column);
+      const float e = exp2_approx(x - stats.reference[place]);
+      sums[place] += e;
+      s[i] = times_factor<false>(e, qk, place, q_idx, k_idx, column, true);
+    });
+    stats.sum[0] += sums[0];
+    stats.sum[1] += sums[1];
     if (!__any_sync(~0u, fmaxf(stats.sum[0], stats.sum[1]) > kGreatestSum)) return false;
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
@@ -399,12 +577,18 @@ struct Consumer {
     return true;
   }
 
-  // True if O has to be scaled by `scale`.
+  // True if O has to be scaled by `scale`. kFirst: the tile's first block.
   template <bool kFirst>
   DEVICE bool weights(float (&s)[kS], float (&scale)[2]) {
-    const int first_k = block * Config::kBlockN;
-    const bool masked = first_k < full.begin || first_k + Config::kBlockN > full.end;
-    if constexpr (!kSoftmax) {
+    const bool masked = is_masked();
+    if constexpr (kSigmoid) {
+      if (masked) {
+        sigmoid_exponentials<true>(s);
+      } else {
+        sigmoid_exponentials<false>(s);
+      }
+      return false;
+    } else if constexpr (!kSoftmax) {
       if (masked) {
         pointwise<true>(s);
       } else {
@@ -430,15 +614,30 @@ struct Consumer {
     }
   }
 
-  static DEVICE void convert(const float (&s)[kS], u32 (&w)[kP]) {
+  DEVICE void convert(const float (&s)[kS], u32 (&w)[kP]) {
+    using Element = typename Config::Element;
+    if constexpr (kSigmoid) {
+      if (is_large) {
 #pragma unroll
-    for (int i = 0; i < kP; ++i) w[i] = Config::Element::pack(s[2 * i], s[2 * i + 1]);
+        for (int i = 0; i < kP; ++i) {
+          const float2 u = Element::unpack(__float_as_uint(s[2 * i]));
+          const float a = nan_min(u.x, 0x1p100f), b = nan_min(u.y, 0x1p100f);
+          w[i] = Element::pack(a * reciprocal_approx(1.0f + a), b * reciprocal_approx(1.0f + b));
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kP; ++i) w[i] = Element::minus_square(__float_as_uint(s[2 * i]));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kP; ++i) w[i] = Element::pack(s[2 * i], s[2 * i + 1]);
+    }
   }
 
   // Normalises O, stages it over the tile's Q and hands it to the writer; lse.
-  DEVICE void finish_tile(float (&o)[kO], const Tile& of, const Statistics& done, const typename Variant::Row (&of_rows)[2], int buffer) {
-    const int r = row(of);
+  DEVICE void finish_tile(float (&o)[kO], const Tile& of, int of_q_len, i64 lse_row, const Statistics& done, const float (&sink2)[2], int buffer) {
     if constexpr (kSoftmax) {
+      const int r = row(of);
       bool is_lost = false;
       float inverse[2];
 #pragma unroll
@@ -447,35 +646,34 @@ struct Consumer {
         is_lost |= !(sum < 1e30f);
         float to_sum = 1.0f;
         if constexpr (Variant::kSink) {
-          const float sink = of_rows[place].sink2;
-          const float greatest = fmaxf(m, sink);
+          const float greatest = fmaxf(m, sink2[place]);
           to_sum = m == -kInfinity ? 0.0f : exp2_approx(m - greatest);
-          sum = sum * to_sum + (sink == -kInfinity ? 0.0f : exp2_approx(sink - greatest));
+          sum = sum * to_sum + (sink2[place] == -kInfinity ? 0.0f : exp2_approx(sink2[place] - greatest));
           m = greatest;
         }
-        inverse[place] = sum > 0.0f ? to_sum / sum : (sum == 0.0f ? 0.0f : sum);
-        if (p.lse && lane % 4 == 0 && r + 8 * place < p.q_len) {
+        inverse[place] = sum == 0.0f ? 0.0f : to_sum / sum;
+        if (p.lse && lane % 4 == 0 && r + 8 * place < of_q_len) {
           const float lse = sum == 0.0f ? -kInfinity : (m + log2f(sum)) * kLn2;
-          p.lse[of.b * p.lse_stride[0] + of.h * p.lse_stride[1] + static_cast<i64>(r + 8 * place) * p.lse_stride[2]] = lse;
+          p.lse[of.b * p.lse_stride[0] + of.h * p.lse_stride[1] + (lse_row + r + 8 * place) * p.lse_stride[2]] = lse;
         }
       }
       if constexpr (Config::kStale) {
         if (__any_sync(~0u, is_lost) && of.kind == Tile::kWork && lane == 0) {
-          const int place = add_shared(at(L::kRedoCount), 1);
-          if (place < L::kMaxRedo) store_shared_x4(at(L::kRedo) + 16 * place, {of.m, of.h, of.b, 0});
+          store_shared_x4(at(L::kRedo) + 16 * add_shared(at(L::kRedoCount), 1), {of.m, of.h, of.b, 0});
         }
       }
 #pragma unroll
       for (int i = 0; i < kO; ++i) o[i] *= inverse[i / 2 % 2];
     }
+    using Element = typename Config::Element;
     const u32 to = own_q(buffer);
     const int stage_row = warp * 16 + lane % 16;
 #pragma unroll
     for (int i = 0; i < Config::kColumnsO / 16; ++i) {
       const int chunk = (2 * i + lane / 16) % 8;
-      store_matrix_x4(to + i / 4 * (64 * 128) + stage_row * 128 + ((chunk ^ (stage_row & 7)) << 4), Config::Element::pack(o[8 * i], o[8 * i + 1]),
-                      Config::Element::pack(o[8 * i + 2], o[8 * i + 3]), Config::Element::pack(o[8 * i + 4], o[8 * i + 5]),
-                      Config::Element::pack(o[8 * i + 6], o[8 * i + 7]));
+      store_matrix_x4(to + i / 4 * (64 * 128) + stage_row * 128 + ((chunk ^ (stage_row & 7)) << 4), Element::pack(o[8 * i], o[8 * i + 1]),
+                      Element::pack(o[8 * i + 2], o[8 * i + 3]), Element::pack(o[8 * i + 4], o[8 * i + 5]),
+                      Element::pack(o[8 * i + 6], o[8 * i + 7]));
     }
     fence_async_proxy();
     __syncwarp();
@@ -494,10 +692,9 @@ struct Consumer {
         continue;
       }
       // The first scores of the stream: nothing else to do meanwhile.
-      start_tile();
       skip_late();
       mbarrier_wait(at(L::kFullQ, q.place), q.parity);
-      mbarrier_wait(at(L::kFullK, k.place), k.parity);
+      wait_k();
       issue_qk(s);
       wait_qk(s);
       release(at(L::kEmptyK, k.place));
@@ -509,12 +706,13 @@ struct Consumer {
 
       // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V.
       for (;;) {
-        const bool ends_tile = block == first_block;
+        const bool ends = ends_tile();
         const Tile done = tile;
         const Statistics done_stats = stats;
-        const typename Variant::Row done_rows[2] = {rows[0], rows[1]};
+        const float done_sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
+        const int done_q_len = uniform.q_len, done_first_q = uniform.first_q;
         const int buffer = q.place;
-        if (ends_tile) {
+        if (ends) {
           fetch_tile();
           if (Config::kBuffersQ == 1 || !has_work()) {
             mbarrier_wait(at(L::kFullV, v.place), v.parity);
@@ -522,17 +720,16 @@ struct Consumer {
             wait_pv(o);
             release(at(L::kEmptyV, v.place));
             v.next();
-            finish_tile(o, done, done_stats, done_rows, buffer);
+            finish_tile(o, done, done_q_len, done_first_q, done_stats, done_sinks, buffer);
             q.next();
             break;
           }
           q.next();
-          start_tile();
           mbarrier_wait(at(L::kFullQ, q.place), q.parity);
-        } else {
+        } else if (Variant::kMask != Mask::kSearch) {
           --block;
         }
-        mbarrier_wait(at(L::kFullK, k.place), k.parity);
+        wait_k();
         issue_qk(s);
         mbarrier_wait(at(L::kFullV, v.place), v.parity);
         issue_pv(o, w);
@@ -540,18 +737,18 @@ struct Consumer {
         release(at(L::kEmptyK, k.place));
         k.next();
         bool scales = false;
-        if (ends_tile) {
+        if (ends) {
           weights<true>(s, scale);
         } else {
           scales = weights<false>(s, scale);
         }
-        stay_above(s, p.q_len);
+        stay_above(s, p.tiles);
         wait_pv(o);
         release(at(L::kEmptyV, v.place));
         v.next();
         skip_late();
-        if (ends_tile) {
-          finish_tile(o, done, done_stats, done_rows, buffer);
+        if (ends) {
+          finish_tile(o, done, done_q_len, done_first_q, done_stats, done_sinks, buffer);
 #pragma unroll
           for (int i = 0; i < kO; ++i) o[i] = 0.0f;
         } else if (kSoftmax && scales) {
@@ -560,6 +757,13 @@ struct Consumer {
         }
         convert(s, w);
       }
+    }
+  }
+  static DEVICE float sink_of(const typename Variant::Row& row) {
+    if constexpr (Variant::kSink) {
+      return row.sink2;
+    } else {
+      return 0.0f;
     }
   }
 };
@@ -593,8 +797,9 @@ DEVICE void attention_forward_sm90(const Params& p) {
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
-    if (threadIdx.x == 0) Producer<Config, Variant>(p, at).run();
-    if (threadIdx.x == kWarp) Writer<Config>::run(p, at);
+    const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0);
+    if (warp == 0) Producer<Config, Variant>(p, at).run();
+    if (warp == 1) Writer<Config, Variant>::run(p, at);
   } else {
     set_registers_up<L::kConsumerRegisters>();
     Consumer<Config, Variant>(p, at, wg - 1, threadIdx.x / kWarp % 4, threadIdx.x % kWarp).run();

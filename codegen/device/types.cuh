@@ -7,7 +7,7 @@ using u32 = unsigned int;
 using u64 = unsigned long long;
 using i64 = long long;
 
-constexpr float kInfinity = __builtin_huge_valf();
+constexpr float kInfinity = __builtin_bit_cast(float, 0x7F800000);
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr int kWarp = 32;
@@ -28,3 +28,5 @@ struct KeyRange {
 // How a program's mask is known before pairs are looked at.
 enum class Mask { kAll, kRange, kSearch };
 enum class TileClass { kSkip, kPartial, kFull };
+// How scores become weights. kSigmoid: weight = sigmoid_log2(exponent2).
+enum class Weight { kSoftmax, kSigmoid, kGeneral };
