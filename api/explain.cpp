@@ -4,6 +4,8 @@
 
 #include "api/tensors.h"
 #include "api/variant_impl.h"
+#include "codegen/cuda_emitter.h"
+#include "codegen/gpu_planner.h"
 #include "codegen/llvm_emitter.h"
 #include "codegen/print_ir.h"
 #include "dsl/printer.h"
@@ -89,6 +91,34 @@ std::string explain_llvm(const dsl::Program& program, const std::string& text, c
   return forward + "\n" + codegen::print_cpu_kernel(lowered, kernel, target);
 }
 
+codegen::GpuProblem contiguous_problem(const Shape& shape) {
+  codegen::GpuProblem problem;
+  problem.batch = static_cast<int32_t>(shape.batch);
+  problem.heads = static_cast<int32_t>(shape.heads);
+  problem.kv_heads = static_cast<int32_t>(shape.kv_heads);
+  problem.q_len = static_cast<int32_t>(shape.q_len);
+  problem.k_len = static_cast<int32_t>(shape.k_len);
+  const auto strides = [](int64_t len, int64_t heads, int64_t dim) { return codegen::GpuStrides{len * heads * dim, heads * dim, dim}; };
+  problem.q = strides(shape.q_len, shape.heads, shape.head_dim);
+  problem.k = strides(shape.k_len, shape.kv_heads, shape.head_dim);
+  problem.v = strides(shape.k_len, shape.kv_heads, shape.v_dim);
+  problem.out = strides(shape.q_len, shape.heads, shape.v_dim);
+  return problem;
+}
+
+// Of contiguous tensors.
+std::string explain_cuda(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
+  codegen::GpuKernelOptions kernel;
+  kernel.arch = options.arch;
+  kernel.dtype = element_of(options.dtype);
+  kernel.head_dim = static_cast<int>(options.shape.head_dim);
+  kernel.v_dim = static_cast<int>(options.shape.v_dim);
+  const codegen::Lowered lowered = codegen::lower(
+      type_program(program, options.compile.file_name, text, numbers_of(options.compile.constants), kernel.head_dim, kernel.v_dim));
+  const codegen::GpuConfig config = codegen::default_config(lowered, kernel, contiguous_problem(options.shape));
+  return codegen::emit_gpu_forward(lowered, dsl::print(program), kernel, config).source;
+}
+
 }  // namespace
 
 std::string explain(std::string_view text, Stage stage, const ExplainOptions& options) {
@@ -106,6 +136,8 @@ std::string explain(std::string_view text, Stage stage, const ExplainOptions& op
       return codegen::print_rates(codegen::lower(std::move(ir)));
     case Stage::kBounds:
       return codegen::print_bounds(codegen::lower(std::move(ir)));
+    case Stage::kCuda:
+      return explain_cuda(program, source, options);
     default:
       return explain_llvm(program, source, options);
   }

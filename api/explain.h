@@ -9,7 +9,7 @@
 
 namespace attune {
 
-enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm };
+enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm, kCuda };
 
 struct ExplainOptions {
   CompileOptions compile;
@@ -19,8 +19,9 @@ struct ExplainOptions {
                  .q_len = 512,
                  .k_len = 512,
                  .head_dim = 64,
-                 .v_dim = 64};  // head_dim and v_dim matter to kLlvm
+                 .v_dim = 64};  // head_dim and v_dim matter to kLlvm and kCuda
   DType dtype = DType::kF32;
+  std::string arch = "sm_90a";  // kCuda: a GPU's
 };
 
 // Throws ProgramError for a wrong program.

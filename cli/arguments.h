@@ -38,7 +38,7 @@ inline constexpr const char* kParamAssignment = "NAME=VALUE|FILE.npy";
 inline constexpr const char* kArrayAssignment = "NAME=FILE.npy";
 inline constexpr const char* kDTypes = "f32|f16|bf16";
 inline constexpr const char* kDevices = "auto|cpu|cuda";
-inline constexpr const char* kStages = "ast|ir|grad|rates|bounds|llvm";
+inline constexpr const char* kStages = "ast|ir|grad|rates|bounds|llvm|cuda";
 
 // A program's text. Throws UsageError.
 std::string read_program(const std::string& path);

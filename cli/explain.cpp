@@ -20,21 +20,22 @@ namespace attune::cli {
 namespace {
 
 struct ExplainArguments {
-  std::string file, stage, shape, dtype = "f32", picture;
+  std::string file, stage, shape, dtype = "f32", arch = "sm_90a", picture;
   std::vector<std::string> constants, params;
 };
 
 Stage parse_stage(const std::string& text) {
-  constexpr std::array<std::pair<const char*, Stage>, 6> kNames = {{{"ast", Stage::kAst},
+  constexpr std::array<std::pair<const char*, Stage>, 7> kNames = {{{"ast", Stage::kAst},
                                                                     {"ir", Stage::kIr},
                                                                     {"grad", Stage::kGrad},
                                                                     {"rates", Stage::kRates},
                                                                     {"bounds", Stage::kBounds},
-                                                                    {"llvm", Stage::kLlvm}}};
+                                                                    {"llvm", Stage::kLlvm},
+                                                                    {"cuda", Stage::kCuda}}};
   for (const auto& [name, stage] : kNames) {
     if (text == name) return stage;
   }
-  throw UsageError(fmt::format("--emit: expected ast, ir, grad, rates, bounds or llvm, found '{}'", text));
+  throw UsageError(fmt::format("--emit: expected ast, ir, grad, rates, bounds, llvm or cuda, found '{}'", text));
 }
 
 void draw(const ExplainArguments& arguments, const ExplainOptions& options, const Variant& variant) {
@@ -56,6 +57,7 @@ void explain_program(const ExplainArguments& arguments) {
   options.compile.file_name = arguments.file;
   options.compile.constants = parse_constants(arguments.constants);
   options.dtype = parse_dtype(arguments.dtype);
+  options.arch = arguments.arch;
   if (!arguments.shape.empty()) options.shape = parse_shape(arguments.shape);
   if (!arguments.params.empty() && arguments.picture.empty()) throw UsageError("--param: only --picture takes parameters");
   // A picture alone prints no stage.
@@ -85,6 +87,7 @@ void add_explain(CLI::App& app, Outcome&) {
   command->add_option("--shape", arguments->shape, "Sizes batch,q_len,k_len,heads,kv_heads,head_dim,v_dim (default: 1,512,512,8,8,64,64)")
       ->type_name("B,Q,K,H,HK,D,DV");
   command->add_option("--dtype", arguments->dtype, "Type of q, k, v and out (default: f32)")->type_name(kDTypes);
+  command->add_option("--arch", arguments->arch, "GPU architecture, for --emit cuda (default: sm_90a)")->type_name("sm_NN");
   command->add_option("--const", arguments->constants, "Value of a `const` parameter; repeatable")
       ->type_name(kAssignment)
       ->allow_extra_args(false);

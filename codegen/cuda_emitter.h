@@ -11,4 +11,7 @@ namespace attune::codegen {
 // head dim above 256, f32 tensors.
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config);
 
+// The part of the source that is generated: Config, Params, Variant. What golden files pin.
+std::string emit_gpu_variant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config);
+
 }  // namespace attune::codegen

@@ -21,11 +21,11 @@ enum class Accuracy : uint8_t { kFast, kHigh };
 // The tile configuration of a forward kernel. Each member is a named constant of the generated `Config`.
 struct GpuConfig {
   GpuSkeleton skeleton = GpuSkeleton::kSm90;
-  int warpgroups = 2;       // sm90: consumer warpgroups of 64 query rows each; sm80: warps of 16 rows each
-  int block_n = 128;        // key columns of a tile
-  int stages = 2;           // depth of the K and V rings
-  int buffers_q = 2;        // sm90: tiles of Q in shared memory
-  bool stale = false;       // softmax: stale reference instead of exact online maxima
+  int warpgroups = 2;  // sm90: consumer warpgroups of 64 query rows each; sm80: warps of 16 rows each
+  int block_n = 128;   // key columns of a tile
+  int stages = 2;      // depth of the K and V rings
+  int buffers_q = 2;   // sm90: tiles of Q in shared memory
+  bool stale = false;  // softmax: stale reference instead of exact online maxima
   bool operator==(const GpuConfig&) const = default;
 
   int block_m() const { return warpgroups * (skeleton == GpuSkeleton::kSm90 ? 64 : 16); }

@@ -71,8 +71,18 @@ DEVICE bool bit(int x, int i) {
   return i >= 0 && i < 32 && (static_cast<u32>(x) >> i & 1) != 0;
 }
 
+// 2 ulp; 0 for divisors beyond 2^126.
+DEVICE float divide(float a, float b) {
+  return __fdividef(a, b);
+}
+DEVICE double divide(double a, double b) {
+  return a / b;
+}
 DEVICE float exp_fast(float x) {
   return exp2_approx(x * kLog2E);
+}
+DEVICE float log_fast(float x) {
+  return log2_approx(x) * kLn2;
 }
 // 1 - 2 / (1 + e^2x): absolute error 3e-7, so that a cap of 50 leaves a score within 2e-5.
 DEVICE float tanh_accurate(float x) {
@@ -110,4 +120,52 @@ DEVICE float random_uniform(int seed, int b, int h, int q_idx, int k_idx) {
     key1 += kWeyl1;
   }
   return static_cast<float>(c0 >> 8) * 0x1p-24f;
+}
+
+// Elements of tensors. An index that may lie outside is clamped; one that depends on data says so where it counts.
+DEVICE float load_f32(const float* at) {
+  return *at;
+}
+DEVICE float load_f16(const Raw* at) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(*at));
+  return y;
+}
+DEVICE float load_bf16(const Raw* at) {
+  return __uint_as_float(static_cast<u32>(*at) << 16);
+}
+DEVICE int load_i32(const int* at) {
+  return *at;
+}
+DEVICE int load_u8(const unsigned char* at) {
+  return *at;
+}
+template <bool kGuarded>
+DEVICE i64 inside(int index, int dim) {
+  return kGuarded ? min(max(index, 0), dim - 1) : index;
+}
+DEVICE i64 clamped(int index, int dim, bool counts, int* flag) {
+  const int inner = min(max(index, 0), dim - 1);
+  if (counts && inner != index) *flag = 1;
+  return inner;
+}
+
+// Over a warp, for every lane; NaN if any is.
+template <typename T>
+DEVICE T warp_min(T x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x = nan_min(x, __shfl_xor_sync(~0u, x, step));
+  return x;
+}
+template <typename T>
+DEVICE T warp_max(T x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x = nan_max(x, __shfl_xor_sync(~0u, x, step));
+  return x;
+}
+DEVICE double nan_min(double a, double b) {
+  return a != a ? a : b != b ? b : fmin(a, b);
+}
+DEVICE double nan_max(double a, double b) {
+  return a != a ? a : b != b ? b : fmax(a, b);
 }

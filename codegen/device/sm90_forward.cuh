@@ -12,17 +12,13 @@
 // looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows puts its tile on a
 // list, which is computed again with exact maxima.
 
-// A place in a ring of barriers, and the parity to wait for.
+// How often a ring of barriers was passed: the place in it, and the parity to wait for; who fills the ring waits for the other one.
 template <int kPlaces>
 struct Ring {
-  int place;
-  u32 parity;
-  DEVICE void next() {
-    if (++place == kPlaces) {
-      place = 0;
-      parity ^= 1;
-    }
-  }
+  u32 count;
+  DEVICE u32 place() const { return count % kPlaces; }
+  DEVICE u32 parity() const { return count / kPlaces % 2; }
+  DEVICE void next() { ++count; }
 };
 
 // Shared memory, in bytes from a 1024-aligned address on.
@@ -95,16 +91,16 @@ struct Producer {
   const Params& p;
   const Places at;
   const int lane = threadIdx.x % kWarp;
-  Ring<Config::kStages> k = {0, 1}, v = {0, 1};
-  Ring<Config::kBuffersQ> q = {0, 1};
-  Ring<L::kPlacesT> t = {0, 1};
+  Ring<Config::kStages> k = {0}, v = {0};
+  Ring<Config::kBuffersQ> q = {0};
+  Ring<L::kPlacesT> t = {0};
 
   DEVICE Producer(const Params& params, Places places) : p(params), at(places) {}
 
   // Hands a tile to the consumers and the writer, with its key blocks and what each warpgroup knows of the mask. Returns the blocks of all.
   DEVICE Blocks announce(const Tile& tile, const Uniform& u) {
-    mbarrier_wait(at(L::kEmptyT, t.place), t.parity);
-    const u32 to = at(L::kTiles) + 4 * L::kWordsT * t.place;
+    mbarrier_wait(at(L::kEmptyT, t.place()), t.parity() ^ 1);
+    const u32 to = at(L::kTiles) + 4 * L::kWordsT * t.place();
     Blocks blocks = {0, 0};
     if (Variant::kMask != Mask::kSearch && tile.kind <= Tile::kExact) {
       // Lane w asks for warpgroup w.
@@ -125,26 +121,26 @@ struct Producer {
       store_shared(to + 20, blocks.last);
     }
     __syncwarp();
-    if (lane == 0) mbarrier_arrive(at(L::kFullT, t.place));
+    if (lane == 0) mbarrier_arrive(at(L::kFullT, t.place()));
     t.next();
     return blocks;
   }
   DEVICE void end_stream(int kind) {
-    mbarrier_wait(at(L::kEmptyT, t.place), t.parity);
+    mbarrier_wait(at(L::kEmptyT, t.place()), t.parity() ^ 1);
     if (lane == 0) {
-      store_shared_x4(at(L::kTiles) + 4 * L::kWordsT * t.place, {0, 0, 0, kind});
-      mbarrier_arrive(at(L::kFullT, t.place));
+      store_shared_x4(at(L::kTiles) + 4 * L::kWordsT * t.place(), {0, 0, 0, kind});
+      mbarrier_arrive(at(L::kFullT, t.place()));
     }
     t.next();
   }
 
   DEVICE void load_q(const Tile& tile, const Uniform& u) {
-    mbarrier_wait(at(L::kEmptyQ, q.place), q.parity);
+    mbarrier_wait(at(L::kEmptyQ, q.place()), q.parity() ^ 1);
     if (lane == 0) {
-      const u32 full = at(L::kFullQ, q.place);
+      const u32 full = at(L::kFullQ, q.place());
       mbarrier_expect_bytes(full, Config::kWarpgroups * 64 * L::kChunksQ * 128);
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
-        const u32 to = at(L::kQ) + (q.place * Config::kWarpgroups + wg) * L::kBytesQ;
+        const u32 to = at(L::kQ) + (q.place() * Config::kWarpgroups + wg) * L::kBytesQ;
         for (int c = 0; c < L::kChunksQ; ++c)
           tma_load_4d(to + c * 64 * 128, &p.q_map, full, c * L::kChunk, u.first_q + tile.m * L::kRowsQ + wg * 64, tile.h,
                       Config::kPacked ? 0 : tile.b);
@@ -160,17 +156,17 @@ struct Producer {
   }
   // `word`, for kSearch: what read_block() wants to know.
   DEVICE void load_k(int block, int word, const Uniform& u) {
-    mbarrier_wait(at(L::kEmptyK, k.place), k.parity);
+    mbarrier_wait(at(L::kEmptyK, k.place()), k.parity() ^ 1);
     if (lane == 0) {
-      if (Variant::kMask == Mask::kSearch) store_shared(at(L::kBlocks) + 4 * k.place, word);
-      load_keys<L::kChunksQ>(at(L::kFullK, k.place), at(L::kK) + k.place * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN, u);
+      if (Variant::kMask == Mask::kSearch) store_shared(at(L::kBlocks) + 4 * k.place(), word);
+      load_keys<L::kChunksQ>(at(L::kFullK, k.place()), at(L::kK) + k.place() * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN, u);
     }
     k.next();
   }
   DEVICE void load_v(int block, const Uniform& u) {
-    mbarrier_wait(at(L::kEmptyV, v.place), v.parity);
+    mbarrier_wait(at(L::kEmptyV, v.place()), v.parity() ^ 1);
     if (lane == 0)
-      load_keys<L::kChunksV>(at(L::kFullV, v.place), at(L::kV) + v.place * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN, u);
+      load_keys<L::kChunksV>(at(L::kFullV, v.place()), at(L::kV) + v.place() * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN, u);
     v.next();
   }
 
@@ -207,13 +203,14 @@ struct Producer {
     const int first_q = tile.m * L::kRowsQ, last_q = min(first_q + L::kRowsQ, u.q_len) - 1;
     const int count = (u.k_len + Config::kBlockN - 1) / Config::kBlockN;
     const auto rows = Variant::row_extent(first_q, last_q, p, u);
+    const auto* extents = Variant::stored_extents(p, u.b, u.h);
     int pending = -1, pending_full = 0;  // the last block of a tile is marked, so each waits for the next one
     bool is_first = true;
     for (int base = (count - 1) / kWarp * kWarp; base >= 0; base -= kWarp) {
       const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
       TileClass kind = TileClass::kSkip;
       if (block < count) {
-        kind = Variant::classify(rows, Variant::stored_extent(block, p, u), first_q, last_q, first_k, last_k, p, u);
+        kind = Variant::classify(rows, extents[block], first_q, last_q, first_k, last_k, p, u);
         if (kind == TileClass::kFull && first_k + Config::kBlockN > u.k_len) kind = TileClass::kPartial;
       }
       const u32 full = __ballot_sync(~0u, kind == TileClass::kFull);
@@ -289,24 +286,24 @@ struct Writer {
 
   static DEVICE void run(const Params& p, Places at) {
     const bool speaks = threadIdx.x % kWarp == 0;
-    Ring<L::kPlacesT> t = {0, 0};
-    Ring<Config::kBuffersQ> q = {0, 0};
+    Ring<L::kPlacesT> t = {0};
+    Ring<Config::kBuffersQ> q = {0};
     for (;;) {
-      mbarrier_wait(at(L::kFullT, t.place), t.parity);
-      const int4 words = load_shared_x4(at(L::kTiles) + 4 * L::kWordsT * t.place);
+      mbarrier_wait(at(L::kFullT, t.place()), t.parity());
+      const int4 words = load_shared_x4(at(L::kTiles) + 4 * L::kWordsT * t.place());
       const Tile tile = {words.x, words.y, words.z, words.w};
       __syncwarp();
-      if (speaks) mbarrier_arrive(at(L::kEmptyT, t.place));
+      if (speaks) mbarrier_arrive(at(L::kEmptyT, t.place()));
       t.next();
       if (tile.kind == Tile::kEnd) break;
       if (tile.kind == Tile::kDrain) {  // what is computed again must land behind what it replaces
         if (speaks) tma_store_wait_all();
         continue;
       }
-      mbarrier_wait(at(L::kFullO, q.place), q.parity);
+      mbarrier_wait(at(L::kFullO, q.place()), q.parity());
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
         const int row = tile.m * L::kRowsQ + wg * 64;
-        const u32 from = at(L::kQ) + (q.place * Config::kWarpgroups + wg) * L::kBytesQ;
+        const u32 from = at(L::kQ) + (q.place() * Config::kWarpgroups + wg) * L::kBytesQ;
         if constexpr (Config::kPacked) {
           copy_rows(from, tile, row, p);
         } else {
@@ -318,7 +315,7 @@ struct Writer {
         tma_store_wait_read();
       }
       __syncwarp();
-      if (speaks) mbarrier_arrive(at(L::kEmptyQ, q.place));
+      if (speaks) mbarrier_arrive(at(L::kEmptyQ, q.place()));
       q.next();
     }
     if (speaks && !Config::kPacked) tma_store_wait_all();
@@ -342,12 +339,12 @@ struct Consumer {
   const Params& p;
   const Places at;
   const int wg, warp, lane;
-  Ring<Config::kStages> k = {0, 0}, v = {0, 0};
-  Ring<Config::kBuffersQ> q = {0, 0};
-  Ring<L::kPlacesT> t = {0, 0};
+  Ring<Config::kStages> k = {0}, v = {0};
+  Ring<Config::kBuffersQ> q = {0};
+  Ring<L::kPlacesT> t = {0};
 
-  // The tile whose scores are being computed.
-  Tile tile;
+  // The tile whose scores are being computed: its kind, the first of this thread's rows.
+  int kind, first_row;
   int block, first_block;
   bool is_last_block, is_full_block;  // kSearch
   KeyRange full;                      // keys that all rows of the warpgroup keep
@@ -355,7 +352,6 @@ struct Consumer {
   typename Variant::Row rows[2];
   Statistics stats;
   bool needs_exact;    // softmax: a row has no reference yet
-  bool is_large;       // sigmoid: a weight of the block is not small
   int late_skips = 0;  // blocks of V that nobody will look at
 
   DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_)
@@ -364,53 +360,58 @@ struct Consumer {
   DEVICE void release(u32 barrier) {
     if (lane == 0) mbarrier_arrive(barrier);
   }
-  DEVICE int row(const Tile& of) const { return of.m * L::kRowsQ + wg * 64 + warp * 16 + lane / 4; }
+  DEVICE int first_row_of(int m) const { return m * L::kRowsQ + wg * 64 + warp * 16 + lane / 4; }
 
-  // The next tile of the stream, and where it begins for this warpgroup.
+  // The next tile of the stream, and where it begins for this warpgroup. Its place in the ring is kept until the tile is finished.
   DEVICE void fetch_tile() {
-    mbarrier_wait(at(L::kFullT, t.place), t.parity);
-    const u32 from = at(L::kTiles) + 4 * L::kWordsT * t.place;
-    const int4 words = load_shared_x4(from);
-    tile = {words.x, words.y, words.z, words.w};
-    int skips = 0;
-    if (Variant::kMask != Mask::kSearch) {
-      first_block = load_shared(from + 16);
-      const int last = load_shared(from + 20), own = load_shared(from + 24 + 12 * wg);
-      full = {load_shared(from + 28 + 12 * wg), load_shared(from + 32 + 12 * wg)};
-      block = max(own, first_block);
-      skips = last - block;
-    }
-    __syncwarp();
-    release(at(L::kEmptyT, t.place));
+    mbarrier_wait(at(L::kFullT, t.place()), t.parity());
+    const u32 from = at(L::kTiles) + 4 * L::kWordsT * t.place();
+    const int4 tile = load_shared_x4(from);
+    kind = tile.w;
     t.next();
     if (!has_work()) return;
-    uniform = Variant::uniform(p, tile.b, tile.h);
+    first_row = first_row_of(tile.x);
+    uniform = Variant::uniform(p, tile.z, tile.y);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(row(tile) + 8 * i, uniform.q_len - 1), p, uniform);
-    skip_blocks(skips);
+    for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(first_row + 8 * i, uniform.q_len - 1), p, uniform);
+    if constexpr (Variant::kMask != Mask::kSearch) {
+      first_block = load_shared(from + 16);
+      const int last = load_shared(from + 20);
+      full = {load_shared(from + 28 + 12 * wg), load_shared(from + 32 + 12 * wg)};
+      block = last;
+      if constexpr (Variant::kMask == Mask::kRange) {
+        block = max(load_shared(from + 24 + 12 * wg), first_block);
+        skip_blocks(last - block);
+      }
+    }
   }
-  DEVICE bool has_work() const { return tile.kind <= Tile::kExact; }
+  DEVICE bool has_work() const { return kind <= Tile::kExact; }
+  DEVICE void release_tile(int back) {
+    __syncwarp();
+    release(at(L::kEmptyT, (t.count - back) % L::kPlacesT));
+  }
 
   // The CTA's other warpgroups look at these blocks: give them back unread.
   DEVICE void skip_blocks(int count) {
     for (int i = 0; i < count; ++i) {
-      mbarrier_wait(at(L::kFullK, k.place), k.parity);
-      release(at(L::kEmptyK, k.place));
+      mbarrier_wait(at(L::kFullK, k.place()), k.parity());
+      release(at(L::kEmptyK, k.place()));
       k.next();
     }
     late_skips = count;
   }
   DEVICE void skip_late() {
+    if (Variant::kMask != Mask::kRange) return;
     for (; late_skips > 0; --late_skips) {
-      mbarrier_wait(at(L::kFullV, v.place), v.parity);
-      release(at(L::kEmptyV, v.place));
+      mbarrier_wait(at(L::kFullV, v.place()), v.parity());
+      release(at(L::kEmptyV, v.place()));
       v.next();
     }
   }
   DEVICE void wait_k() {
-    mbarrier_wait(at(L::kFullK, k.place), k.parity);
+    mbarrier_wait(at(L::kFullK, k.place()), k.parity());
     if (Variant::kMask == Mask::kSearch) {
-      const int word = load_shared(at(L::kBlocks) + 4 * k.place);
+      const int word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
       is_last_block = word & 2;
       is_full_block = word & 1;
@@ -426,7 +427,7 @@ struct Consumer {
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
 
   DEVICE void issue_qk(float (&s)[kS]) {
-    const u64 a = k_major(own_q(q.place)), b = k_major(at(L::kK) + k.place * L::kBytesK);
+    const u64 a = k_major(own_q(q.place())), b = k_major(at(L::kK) + k.place() * L::kBytesK);
     wgmma_fence();
     wgmma_qk_first(s, a, b);
 #pragma unroll
@@ -435,7 +436,7 @@ struct Consumer {
     wgmma_commit();
   }
   DEVICE void issue_pv(float (&o)[kO], const u32 (&w)[kP]) {
-    const u64 b = mn_major(at(L::kV) + v.place * L::kBytesV, Config::kBlockN * 128);
+    const u64 b = mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < Config::kBlockN / 16; ++step)
@@ -452,7 +453,7 @@ struct Consumer {
   // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: keys are clamped to those there are.
   template <bool kGuarded, typename Function>
   DEVICE void for_each(const Function& f) {
-    const int first_k = block * Config::kBlockN + lane % 4 * 2, r = row(tile);
+    const int first_k = block * Config::kBlockN + lane % 4 * 2, r = first_row;
 #pragma unroll
     for (int j = 0; j < kS / 2; ++j) {
       const int k_idx = first_k + j / 2 * 8 + j % 2, safe_k = kGuarded ? min(k_idx, uniform.k_len - 1) : k_idx;
@@ -474,30 +475,27 @@ struct Consumer {
   template <bool kGuarded>
   DEVICE void pointwise(float (&s)[kS]) {
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-      const float weight = Variant::template weight<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column);
+      const float weight = Variant::template weight<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
       s[i] = keeps ? weight : 0.0f;
     });
   }
 
-  // sigmoid(x) with u = exp(x): u - u^2 while every u of the warp's block is small (relative error u^2 < 2^-10), else u / (1 + u). Leaves
-  // pairs of u, rounded, in the even elements of s; convert() does the rest.
-  static constexpr u32 kSmall = Config::Element::kOneThirtySecond;
-  template <bool kGuarded>
-  DEVICE void sigmoid_exponentials(float (&s)[kS]) {
+  // sigmoid(x) = (1 + tanh(x / 2)) / 2 by the unit's tanh, or by exp2 and a reciprocal.
+  template <bool kGuarded, bool kTanh>
+  DEVICE void sigmoid_weights(float (&s)[kS]) {
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-      const float x = Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column);
-      s[i] = exp2_approx(keeps ? x : -kInfinity);
+      float weight;
+      if constexpr (kTanh) {
+        const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
+        weight = fmaf(tanh_approx(half), 0.5f, 0.5f);
+      } else {
+        weight = sigmoid_log2(Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps));
+      }
+      s[i] = keeps ? weight : 0.0f;
     });
-    u32 greatest = 0;
-#pragma unroll
-    for (int i = 0; i < kP; i += 2) {
-      const u32 a = Config::Element::pack(s[2 * i], s[2 * i + 1]), b = Config::Element::pack(s[2 * i + 2], s[2 * i + 3]);
-      greatest = max_u16x2(greatest, a, b);
-      s[2 * i] = __uint_as_float(a);
-      s[2 * i + 2] = __uint_as_float(b);
-    }
-    is_large = __any_sync(~0u, max(greatest & 0xFFFF, greatest >> 16) >= kSmall);
   }
+  // tanh's error, 4e-7 of 1 here, must be small against the weights: they lie about the sigmoid of the score's constant part.
+  static constexpr float kLeastCenter = -8.5f;
 
   DEVICE static float over_row(float x, bool is_max) {
     const float y = __shfl_xor_sync(~0u, x, 1);
@@ -510,15 +508,19 @@ struct Consumer {
   template <bool kGuarded>
   DEVICE float times_factor(float e, float qk, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
     if constexpr (Variant::kFactor) {
-      const float factor = Variant::template factor<kGuarded>(qk, q_idx, k_idx, p, uniform, rows[place], column);
+      const float factor = Variant::template factor<kGuarded>(qk, q_idx, k_idx, p, uniform, rows[place], column, keeps);
       return keeps ? e * factor : 0.0f;
     } else {
       return e;
     }
   }
 
-  // exp2(score2 - reference) and the sums. kFirst: the row's first block. `scale` is what O has to be multiplied with.
-  template <bool kGuarded, bool kFirst>
+  DEVICE void start_rows() {
+    stats = {{-kInfinity, -kInfinity}, {0.0f, 0.0f}};
+    needs_exact = true;
+  }
+  // exp2(score2 - reference) and the sums, the reference being the greatest score so far. `scale` is what O has to be multiplied with.
+  template <bool kGuarded>
   DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2]) {
     float greatest[2] = {-kInfinity, -kInfinity};
     float qk[Variant::kFactorOfScore ? kS : 1];
@@ -527,21 +529,20 @@ struct Consumer {
       for (int i = 0; i < kS; ++i) qk[i] = s[i];
     }
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-      const float x = Variant::template score2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column);
+      const float x = Variant::template score2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
       s[i] = keeps ? x : -kInfinity;
       greatest[place] = fmaxf(greatest[place], s[i]);
     });
     float subtracted[2];
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
-      float m = over_row(greatest[place], true);
-      if (!kFirst) m = fmaxf(m, stats.reference[place]);
+      const float m = fmaxf(over_row(greatest[place], true), stats.reference[place]);
       subtracted[place] = m == -kInfinity ? 0.0f : m;
-      scale[place] = kFirst ? 1.0f : exp2_approx(stats.reference[place] - subtracted[place]);
-      stats.sum[place] = kFirst ? 0.0f : stats.sum[place] * scale[place];
+      scale[place] = exp2_approx(stats.reference[place] - subtracted[place]);
+      stats.sum[place] *= scale[place];
       stats.reference[place] = m;
     }
-    if (Config::kStale) needs_exact = __any_sync(~0u, stats.reference[0] == -kInfinity || stats.reference[1] == -kInfinity);
+    needs_exact = __any_sync(~0u, fminf(stats.reference[0], stats.reference[1]) == -kInfinity);
     float sums[2] = {0.0f, 0.0f};
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
       const float e = exp2_approx(s[i] - subtracted[place]);
@@ -556,7 +557,7 @@ struct Consumer {
   DEVICE bool softmax_stale(float (&s)[kS], float (&scale)[2]) {
     float sums[2] = {0.0f, 0.0f};
     for_each<false>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool) {
-      const float qk = s[i], x = Variant::template score2<false>(qk, q_idx, k_idx, p, uniform, rows[place], column);
+      const float qk = s[i], x = Variant::template score2<false>(qk, q_idx, k_idx, p, uniform, rows[place], column, true);
       const float e = exp2_approx(x - stats.reference[place]);
       sums[place] += e;
       s[i] = times_factor<false>(e, qk, place, q_idx, k_idx, column, true);
@@ -577,15 +578,20 @@ struct Consumer {
     return true;
   }
 
-  // True if O has to be scaled by `scale`. kFirst: the tile's first block.
-  template <bool kFirst>
+  // The weights of a block, but for convert(). True if O has to be scaled by `scale`.
   DEVICE bool weights(float (&s)[kS], float (&scale)[2]) {
     const bool masked = is_masked();
     if constexpr (kSigmoid) {
-      if (masked) {
-        sigmoid_exponentials<true>(s);
+      if (Config::kFast && Variant::center(p, uniform) >= kLeastCenter) {
+        if (masked) {
+          sigmoid_weights<true, true>(s);
+        } else {
+          sigmoid_weights<false, true>(s);
+        }
+      } else if (masked) {
+        sigmoid_weights<true, false>(s);
       } else {
-        sigmoid_exponentials<false>(s);
+        sigmoid_weights<false, false>(s);
       }
       return false;
     } else if constexpr (!kSoftmax) {
@@ -597,71 +603,58 @@ struct Consumer {
       return false;
     } else {
       if (masked) {
-        softmax_exact<true, kFirst>(s, scale);
-        return !kFirst;
-      }
-      if constexpr (kFirst) {
-        softmax_exact<false, true>(s, scale);
-        return false;
-      } else if constexpr (Config::kStale) {
-        if (!needs_exact && tile.kind != Tile::kExact) return softmax_stale(s, scale);
-        softmax_exact<true, false>(s, scale);
-        return true;
+        softmax_exact<true>(s, scale);
+      } else if (Config::kStale && !needs_exact && kind != Tile::kExact) {
+        return softmax_stale(s, scale);
       } else {
-        softmax_exact<false, false>(s, scale);
-        return true;
+        softmax_exact<false>(s, scale);
       }
+      return true;
     }
   }
 
-  DEVICE void convert(const float (&s)[kS], u32 (&w)[kP]) {
-    using Element = typename Config::Element;
-    if constexpr (kSigmoid) {
-      if (is_large) {
+  static DEVICE void convert(const float (&s)[kS], u32 (&w)[kP]) {
 #pragma unroll
-        for (int i = 0; i < kP; ++i) {
-          const float2 u = Element::unpack(__float_as_uint(s[2 * i]));
-          const float a = nan_min(u.x, 0x1p100f), b = nan_min(u.y, 0x1p100f);
-          w[i] = Element::pack(a * reciprocal_approx(1.0f + a), b * reciprocal_approx(1.0f + b));
+    for (int i = 0; i < kP; ++i) w[i] = Config::Element::pack(s[2 * i], s[2 * i + 1]);
+  }
+
+  // The rows of a tile whose last scores are done, `back` places back in the ring: lse, and what O is multiplied with.
+  DEVICE void close_rows(int back, const float (&sink2)[2], float (&inverse)[2]) {
+    const int4 tile = load_shared_x4(at(L::kTiles) + 4 * L::kWordsT * ((t.count - back) % L::kPlacesT));
+    bool is_lost = false;
+#pragma unroll
+    for (int place = 0; place < 2; ++place) {
+      float sum = over_row(stats.sum[place], false), m = stats.reference[place];
+      is_lost |= !(sum < 1e30f);
+      float to_sum = 1.0f;
+      if constexpr (Variant::kSink) {
+        const float greatest = fmaxf(m, sink2[place]);
+        to_sum = m == -kInfinity ? 0.0f : exp2_approx(m - greatest);
+        sum = sum * to_sum + (sink2[place] == -kInfinity ? 0.0f : exp2_approx(sink2[place] - greatest));
+        m = greatest;
+      }
+      inverse[place] = sum == 0.0f ? 0.0f : to_sum * reciprocal_approx(sum);
+      if (p.lse && lane % 4 == 0) {
+        int row = first_row_of(tile.x) + 8 * place, q_len = p.q_len;
+        i64 first_q = 0;
+        if constexpr (Config::kPacked) {
+          const auto u = Variant::uniform(p, tile.z, tile.y);
+          q_len = u.q_len;
+          first_q = u.first_q;
         }
-      } else {
-#pragma unroll
-        for (int i = 0; i < kP; ++i) w[i] = Element::minus_square(__float_as_uint(s[2 * i]));
+        const float lse = sum == 0.0f ? -kInfinity : (m + log2_approx(sum)) * kLn2;
+        if (row < q_len) p.lse[tile.z * p.lse_stride[0] + tile.y * p.lse_stride[1] + (first_q + row) * p.lse_stride[2]] = lse;
       }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kP; ++i) w[i] = Element::pack(s[2 * i], s[2 * i + 1]);
+    }
+    if constexpr (Config::kStale) {
+      if (__any_sync(~0u, is_lost) && tile.w == Tile::kWork && lane == 0)
+        store_shared_x4(at(L::kRedo) + 16 * add_shared(at(L::kRedoCount), 1), {tile.x, tile.y, tile.z, 0});
     }
   }
 
-  // Normalises O, stages it over the tile's Q and hands it to the writer; lse.
-  DEVICE void finish_tile(float (&o)[kO], const Tile& of, int of_q_len, i64 lse_row, const Statistics& done, const float (&sink2)[2], int buffer) {
+  // Stages O over the tile's Q and hands it to the writer.
+  DEVICE void finish_tile(float (&o)[kO], const float (&inverse)[2], int buffer, int back) {
     if constexpr (kSoftmax) {
-      const int r = row(of);
-      bool is_lost = false;
-      float inverse[2];
-#pragma unroll
-      for (int place = 0; place < 2; ++place) {
-        float sum = over_row(done.sum[place], false), m = done.reference[place];
-        is_lost |= !(sum < 1e30f);
-        float to_sum = 1.0f;
-        if constexpr (Variant::kSink) {
-          const float greatest = fmaxf(m, sink2[place]);
-          to_sum = m == -kInfinity ? 0.0f : exp2_approx(m - greatest);
-          sum = sum * to_sum + (sink2[place] == -kInfinity ? 0.0f : exp2_approx(sink2[place] - greatest));
-          m = greatest;
-        }
-        inverse[place] = sum == 0.0f ? 0.0f : to_sum / sum;
-        if (p.lse && lane % 4 == 0 && r + 8 * place < of_q_len) {
-          const float lse = sum == 0.0f ? -kInfinity : (m + log2f(sum)) * kLn2;
-          p.lse[of.b * p.lse_stride[0] + of.h * p.lse_stride[1] + (lse_row + r + 8 * place) * p.lse_stride[2]] = lse;
-        }
-      }
-      if constexpr (Config::kStale) {
-        if (__any_sync(~0u, is_lost) && of.kind == Tile::kWork && lane == 0) {
-          store_shared_x4(at(L::kRedo) + 16 * add_shared(at(L::kRedoCount), 1), {of.m, of.h, of.b, 0});
-        }
-      }
 #pragma unroll
       for (int i = 0; i < kO; ++i) o[i] *= inverse[i / 2 % 2];
     }
@@ -678,28 +671,32 @@ struct Consumer {
     fence_async_proxy();
     __syncwarp();
     release(at(L::kFullO, buffer));
+    release_tile(back);
   }
 
   DEVICE void run() {
     float s[kS], o[kO];
     u32 w[kP];
     float scale[2];
+    float inverse[2];
     fetch_tile();
-    while (tile.kind != Tile::kEnd) {
-      if (tile.kind == Tile::kDrain) {
+    while (kind != Tile::kEnd) {
+      if (kind == Tile::kDrain) {
         release(at(L::kDrained));
+        release_tile(1);
         fetch_tile();
         continue;
       }
       // The first scores of the stream: nothing else to do meanwhile.
       skip_late();
-      mbarrier_wait(at(L::kFullQ, q.place), q.parity);
+      mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
       wait_k();
       issue_qk(s);
       wait_qk(s);
-      release(at(L::kEmptyK, k.place));
+      release(at(L::kEmptyK, k.place()));
       k.next();
-      weights<true>(s, scale);
+      if constexpr (kSoftmax) start_rows();
+      weights(s, scale);
       convert(s, w);
 #pragma unroll
       for (int i = 0; i < kO; ++i) o[i] = 0.0f;
@@ -707,48 +704,46 @@ struct Consumer {
       // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V.
       for (;;) {
         const bool ends = ends_tile();
-        const Tile done = tile;
-        const Statistics done_stats = stats;
-        const float done_sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
-        const int done_q_len = uniform.q_len, done_first_q = uniform.first_q;
-        const int buffer = q.place;
+        const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
         if (ends) {
           fetch_tile();
           if (Config::kBuffersQ == 1 || !has_work()) {
-            mbarrier_wait(at(L::kFullV, v.place), v.parity);
+            mbarrier_wait(at(L::kFullV, v.place()), v.parity());
             issue_pv(o, w);
+            if constexpr (kSoftmax) close_rows(2, sinks, inverse);
             wait_pv(o);
-            release(at(L::kEmptyV, v.place));
+            release(at(L::kEmptyV, v.place()));
             v.next();
-            finish_tile(o, done, done_q_len, done_first_q, done_stats, done_sinks, buffer);
+            finish_tile(o, inverse, q.place(), 2);
             q.next();
             break;
           }
           q.next();
-          mbarrier_wait(at(L::kFullQ, q.place), q.parity);
+          mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
         } else if (Variant::kMask != Mask::kSearch) {
           --block;
         }
         wait_k();
         issue_qk(s);
-        mbarrier_wait(at(L::kFullV, v.place), v.parity);
+        mbarrier_wait(at(L::kFullV, v.place()), v.parity());
         issue_pv(o, w);
-        wait_qk_under_pv(s);
-        release(at(L::kEmptyK, k.place));
-        k.next();
-        bool scales = false;
-        if (ends) {
-          weights<true>(s, scale);
-        } else {
-          scales = weights<false>(s, scale);
+        if constexpr (kSoftmax) {
+          if (ends) {
+            close_rows(2, sinks, inverse);
+            start_rows();
+          }
         }
+        wait_qk_under_pv(s);
+        release(at(L::kEmptyK, k.place()));
+        k.next();
+        const bool scales = weights(s, scale);
         stay_above(s, p.tiles);
         wait_pv(o);
-        release(at(L::kEmptyV, v.place));
+        release(at(L::kEmptyV, v.place()));
         v.next();
         skip_late();
         if (ends) {
-          finish_tile(o, done, done_q_len, done_first_q, done_stats, done_sinks, buffer);
+          finish_tile(o, inverse, (q.count + 1) % Config::kBuffersQ, 2);
 #pragma unroll
           for (int i = 0; i < kO; ++i) o[i] = 0.0f;
         } else if (kSoftmax && scales) {
@@ -758,6 +753,7 @@ struct Consumer {
         convert(s, w);
       }
     }
+    release_tile(1);
   }
   static DEVICE float sink_of(const typename Variant::Row& row) {
     if constexpr (Variant::kSink) {

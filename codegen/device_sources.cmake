@@ -1,0 +1,10 @@
+# Writes OUTPUT: the files of LIST, one a line, as raw strings in a function that finds them by name.
+file(STRINGS ${LIST} files)
+set(text "// Made by device_sources.cmake from codegen/device/.\n#include \"codegen/device_sources.h\"\n\n#include <stdexcept>\n\nnamespace attune::codegen {\n\nstd::string_view device_source(std::string_view name) {\n")
+foreach(file ${files})
+  get_filename_component(name ${file} NAME)
+  file(READ ${file} content)
+  string(APPEND text "  if (name == \"${name}\") return R\"CUDA(${content})CUDA\";\n")
+endforeach()
+string(APPEND text "  throw std::logic_error(\"no device source of this name\");\n}\n\n}  // namespace attune::codegen\n")
+file(WRITE ${OUTPUT} "${text}")

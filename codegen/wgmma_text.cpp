@@ -1,0 +1,73 @@
+#include "codegen/wgmma_text.h"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+namespace attune::codegen {
+namespace {
+
+// `count` operands "%0, %1, ..." and their constraints on the array `d`.
+struct Operands {
+  std::string places, constraints;
+};
+
+Operands operands(int count, std::string_view constraint) {
+  Operands result;
+  for (int i = 0; i < count; ++i) {
+    const char* separator = i == 0 ? "" : ", ";
+    result.places += fmt::format("{}%{}", separator, i);
+    result.constraints += fmt::format("{}\"{}\"(d[{}])", separator, constraint, i);
+  }
+  return result;
+}
+
+// D (+)= A B, both operands from shared memory, rows of 16-bit elements along the product's inner dimension.
+std::string from_shared(std::string_view name, int n, std::string_view type, bool is_first) {
+  const Operands d = operands(n / 2, is_first ? "=f" : "+f");
+  return fmt::format(
+      "DEVICE void {0}(float (&d)[{1}], u64 a, u64 b) {{\n"
+      "  asm volatile(\"{{.reg .pred accumulates; setp.ne.b32 accumulates, {2}, 0;\"\n"
+      "      \"wgmma.mma_async.sync.aligned.m64n{3}k16.f32.{4}.{4} {{{5}}}, %{6}, %{7}, accumulates, 1, 1, 0, 0;}}\"\n"
+      "      : {8} : \"l\"(a), \"l\"(b));\n}}\n",
+      name, n / 2, is_first ? 0 : 1, n, type, d.places, n / 2, n / 2 + 1, d.constraints);
+}
+
+// D += A B, A from registers, B from shared memory with its rows along the inner dimension.
+std::string from_registers(std::string_view name, int n, std::string_view type) {
+  const Operands d = operands(n / 2, "+f");
+  return fmt::format(
+      "DEVICE void {0}(float (&d)[{1}], u32 a0, u32 a1, u32 a2, u32 a3, u64 b) {{\n"
+      "  asm volatile(\"wgmma.mma_async.sync.aligned.m64n{2}k16.f32.{3}.{3} {{{4}}}, {{%{5}, %{6}, %{7}, %{8}}}, %{9}, 1, 1, 1, 1;\"\n"
+      "      : {10} : \"r\"(a0), \"r\"(a1), \"r\"(a2), \"r\"(a3), \"l\"(b));\n}}\n",
+      name, n / 2, n, type, d.places, n / 2, n / 2 + 1, n / 2 + 2, n / 2 + 3, n / 2 + 4, d.constraints);
+}
+
+// Waits until no more than `pending` groups are in flight; what it names is not touched before.
+std::string wait(std::string_view name, int n, int pending) {
+  return fmt::format(
+      "DEVICE void {}(float (&d)[{}]) {{\n  asm volatile(\"wgmma.wait_group.sync.aligned {};\"\n      : {} :: \"memory\");\n}}\n", name,
+      n / 2, pending, operands(n / 2, "+f").constraints);
+}
+
+// A branch that is never taken and that ptxas cannot see through: what computes `d` stays above what follows.
+std::string stay_above(int n) {
+  return fmt::format(
+      "DEVICE void stay_above(float (&d)[{0}], int count) {{\n"
+      "  asm volatile(\"{{.reg .pred done, usual; setp.ne.s32 usual, %{0}, -77; @usual bra ON;\"\n"
+      "      \"AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%{0}], 0; @!done bra AGAIN; ON:}}\"\n"
+      "      : {1} : \"r\"(count) : \"memory\");\n}}\n",
+      n / 2, operands(n / 2, "+f").constraints);
+}
+
+}  // namespace
+
+std::string wgmma_forward_text(const GpuKernelOptions& options, const GpuConfig& config) {
+  const std::string_view type = options.dtype == dsl::ElementType::kF16 ? "f16" : "bf16";
+  const int columns = (options.v_dim + 15) / 16 * 16;
+  return from_shared("wgmma_qk_first", config.block_n, type, true) + from_shared("wgmma_qk", config.block_n, type, false) +
+         from_registers("wgmma_pv", columns, type) + wait("wait_qk", config.block_n, 0) + wait("wait_qk_under_pv", config.block_n, 1) +
+         wait("wait_pv", columns, 0) + stay_above(config.block_n);
+}
+
+}  // namespace attune::codegen
