@@ -97,7 +97,7 @@ GpuContextScope::GpuContextScope(int device) {
   const cuda::Driver& driver = cuda::driver();
   cuda::Device current = 0;
   const cuda::Result result = driver.context_device(&current);
-  if (result == cuda::Result::kSuccess && current == device) return;
+  if (result == cuda::Result::kSuccess && current == device) return;  // the driver's handle of a device is its ordinal
   if (result != cuda::Result::kSuccess && result != cuda::Result::kInvalidContext) {
     cuda::fail(driver, driver.context_device.name(), result, "looking for the current context");
   }

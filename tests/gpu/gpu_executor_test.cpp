@@ -356,7 +356,7 @@ class Graph {
  private:
   const cuda::DriverFunction<cuda::Stream, cuda::CaptureMode> begin_ = cuda::driver().find("cuStreamBeginCapture", 10010);
   const cuda::DriverFunction<cuda::Stream, void**> end_ = cuda::driver().find("cuStreamEndCapture", 10000);
-  const cuda::DriverFunction<void**, void*, unsigned long long> instantiate_ = cuda::driver().find("cuGraphInstantiate", 12000);
+  const cuda::DriverFunction<void**, void*, unsigned long long> instantiate_ = cuda::driver().find("cuGraphInstantiateWithFlags", 11040);
   const cuda::DriverFunction<void*, cuda::Stream> launch_ = cuda::driver().find("cuGraphLaunch", 10000);
   const cuda::DriverFunction<void*> destroy_instance_ = cuda::driver().find("cuGraphExecDestroy", 10000);
   const cuda::DriverFunction<void*> destroy_ = cuda::driver().find("cuGraphDestroy", 10000);
