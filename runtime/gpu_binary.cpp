@@ -1,6 +1,7 @@
 #include "runtime/gpu_binary.h"
 
 #include <array>
+#include <future>
 #include <string_view>
 
 #include "runtime/gpu_binary_io.h"
@@ -55,6 +56,19 @@ std::shared_ptr<const GpuBinary> get_gpu_binary(const GpuSource& source, const O
   const CacheKey key = gpu_binary_key(source);
   if (options.always_compile) return make(key, source, cache, options);
   return binaries->get(key, [&] { return make(key, source, cache, options); });
+}
+
+std::vector<std::shared_ptr<const GpuBinary>> get_gpu_binaries(const GpuPlan& plan, const ObjectCache& cache,
+                                                               const GpuBinaryOptions& options) {
+  // The first on this thread: most plans have one source.
+  std::vector<std::future<std::shared_ptr<const GpuBinary>>> made;
+  for (size_t i = 0; i < plan.sources.size(); ++i) {
+    const auto policy = i == 0 ? std::launch::deferred : std::launch::async;
+    made.push_back(std::async(policy, [&, i] { return get_gpu_binary(plan.sources[i], cache, options); }));
+  }
+  std::vector<std::shared_ptr<const GpuBinary>> binaries;
+  for (auto& binary : made) binaries.push_back(binary.get());
+  return binaries;
 }
 
 }  // namespace attune::runtime

@@ -32,4 +32,9 @@ struct GpuBinaryOptions {
 // While one process compiles, others that ask for the same source wait for it, up to a minute. Throws what compile_gpu throws.
 std::shared_ptr<const GpuBinary> get_gpu_binary(const GpuSource& source, const ObjectCache& cache, const GpuBinaryOptions& options = {});
 
+// Those of all sources of a plan, in order; what has to be compiled is compiled at once, each source on a thread of its own. Throws the
+// first source's error.
+std::vector<std::shared_ptr<const GpuBinary>> get_gpu_binaries(const GpuPlan& plan, const ObjectCache& cache,
+                                                               const GpuBinaryOptions& options = {});
+
 }  // namespace attune::runtime

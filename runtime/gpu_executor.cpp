@@ -97,7 +97,7 @@ void check_memory(const cuda::Driver& driver, const std::string& what, void* add
 }  // namespace
 
 GpuExecutor::GpuExecutor(GpuPlan plan, std::span<const std::shared_ptr<const GpuBinary>> binaries, int device)
-    : plan_(std::move(plan)), device_(device), tensor_count_(0) {
+    : plan_(std::move(plan)), device_(device) {
   if (binaries.size() != plan_.sources.size()) {
     throw std::logic_error(fmt::format("{} binaries of {} sources", binaries.size(), plan_.sources.size()));
   }

@@ -23,13 +23,13 @@ cuda::Address address_of(void* data, size_t offset = 0) {
   return reinterpret_cast<cuda::Address>(data) + offset;
 }
 
-// For destructors: the context may be gone, and with it what was to be freed.
 template <typename Release>
 void release(int device, const Release& free) {
   try {
     const GpuContextScope scope(device);
     free(cuda::driver());
   } catch (const EnvironmentError&) {
+    // From a destructor: the context is gone, and with it what was to be freed.
   }
 }
 

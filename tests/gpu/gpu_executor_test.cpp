@@ -208,9 +208,7 @@ class GpuTest : public testing::Test {
   std::unique_ptr<GpuExecutor> make(const GpuPlan& plan) const {
     // Nothing is kept on disk: what these tests run was compiled by them.
     static const ObjectCache cache(CacheFolder{"", "not used"}, 0);
-    std::vector<std::shared_ptr<const GpuBinary>> binaries;
-    for (const GpuSource& source : plan.sources) binaries.push_back(get_gpu_binary(source, cache));
-    return std::make_unique<GpuExecutor>(plan, binaries, kDevice);
+    return std::make_unique<GpuExecutor>(plan, get_gpu_binaries(plan, cache), kDevice);
   }
 
   GpuDevice device_;

@@ -319,6 +319,23 @@ TEST_F(GpuBinaries, ManyThreadsCompileOnce) {
   for (const auto& binary : binaries) EXPECT_EQ(binary, binaries[0]);
 }
 
+TEST_F(GpuBinaries, OfAPlanInOrder) {
+  const TemporaryFolder folder;
+  const ObjectCache cache = cache_in(folder);
+  GpuPlan plan;
+  plan.sources = {{kStack, "sm_80"}, fresh_source(5), {kRegisterWish, "sm_90a"}, fresh_source(5)};
+  const int before = compile_gpu_count();
+  const auto binaries = get_gpu_binaries(plan, cache);
+  EXPECT_EQ(compile_gpu_count(), before + 3);
+  ASSERT_EQ(binaries.size(), 4u);
+  EXPECT_EQ(binaries[0]->kernels.at(0).kernel, "stack");
+  EXPECT_EQ(binaries[2]->kernels.at(0).kernel, "wish");
+  EXPECT_EQ(binaries[1], binaries[3]);
+  plan.sources[2].text = "nonsense";
+  EXPECT_THAT(error_of([&] { get_gpu_binaries(plan, cache); }), HasSubstr("error"));
+  EXPECT_TRUE(get_gpu_binaries({}, cache).empty());
+}
+
 // What the child's `work` returns, at most 255.
 template <typename Work>
 pid_t start_process(const Work& work) {
