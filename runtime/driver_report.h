@@ -17,7 +17,7 @@ struct GpuReport {
   std::vector<std::string> gpus;  // "NVIDIA H100 80GB HBM3, sm_90, 132 SMs, 79 GiB"
 };
 
-// NVRTC is looked for at $ATTUNE_NVRTC, by the loader's path, then in /usr/local/cuda/lib64. Never throws.
+// NVRTC is looked for as by open_nvrtc_library (nvrtc.h). Never throws.
 GpuReport report_gpus();
 
 }  // namespace attune::runtime

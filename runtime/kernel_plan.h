@@ -42,10 +42,10 @@ struct GpuPatch {
 
 // One kernel launch. The kernel takes one struct by value (__grid_constant__).
 struct GpuLaunch {
-  int source = 0;      // index into GpuPlan::sources
-  std::string kernel;  // its extern "C" name
-  std::array<uint32_t, 3> grid = {1, 1, 1}, block = {1, 1, 1};
-  uint32_t shared_bytes = 0;  // dynamic; above 48 KiB the executor raises the kernel's limit
+  int source = 0;                                               // index into GpuPlan::sources
+  std::string kernel;                                           // its extern "C" name
+  std::array<uint32_t, 3> grid = {1, 1, 1}, block = {1, 1, 1};  // with a 0 in its grid it is left out
+  uint32_t shared_bytes = 0;                                    // dynamic; above 48 KiB the executor raises the kernel's limit
   std::vector<std::byte> argument;
   std::vector<GpuTensorMap> tensor_maps;
   std::vector<GpuPatch> patches;
@@ -54,7 +54,7 @@ struct GpuLaunch {
 struct GpuPlan {
   std::vector<GpuSource> sources;
   std::vector<GpuLaunch> launches;
-  // Zero before the first call; every call leaves it zero. One call at a time may use it.
+  // Zero before the first call; every call leaves it zero. One call at a time may use it. Its address is a multiple of 16.
   size_t workspace_bytes = 0;
 };
 

@@ -1,0 +1,14 @@
+attune_test(gpu_runtime_tests unit
+  unit/gpu_runtime_test.cpp
+  LIBS attune_runtime fmt::fmt)
+
+# A driver that records what it is asked for, found before any other: the loader looks into the program's own path first.
+add_library(attune_fake_cuda SHARED unit/fake_cuda.cpp)
+target_link_libraries(attune_fake_cuda PRIVATE attune_options)
+set_target_properties(attune_fake_cuda PROPERTIES OUTPUT_NAME cuda SUFFIX .so.1 NO_SONAME ON
+  LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fake_driver)
+
+attune_test(gpu_executor_tests unit unit/gpu_executor_test.cpp LIBS attune_runtime fmt::fmt)
+set_target_properties(gpu_executor_tests PROPERTIES BUILD_RPATH ${CMAKE_CURRENT_BINARY_DIR}/fake_driver)
+target_link_options(gpu_executor_tests PRIVATE LINKER:--disable-new-dtags)
+add_dependencies(gpu_executor_tests attune_fake_cuda)
