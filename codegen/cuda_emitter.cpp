@@ -106,11 +106,12 @@ class Emitter {
 
   std::string variant_text() const { return config_text() + "\n" + layout_.text() + "\n" + variant(); }
   const ParamsLayout& layout() const { return layout_; }
+  bool is_searched() const { return lowered_.bounds.kind == MaskBounds::Kind::kTileMap; }
+  size_t extent_bytes() const { return 4 * std::max<size_t>(1, values_->extents(Rate::kColumn).size()); }
 
  private:
   bool is_sm90() const { return config_.skeleton == GpuSkeleton::kSm90; }
   bool is_softmax() const { return ir_.weight_kind == WeightKind::kSoftmax; }
-  bool is_searched() const { return lowered_.bounds.kind == MaskBounds::Kind::kTileMap; }
   bool has_mask() const { return lowered_.bounds.kind != MaskBounds::Kind::kAll; }
 
   // The graph is a copy: it may grow.
@@ -463,6 +464,14 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
       "\nextern \"C\" __global__ __launch_bounds__({}, 1) void {}(GRID_CONSTANT const Params p) {{\n  attention_forward_{}<Config, "
       "Variant>(p);\n}}\n",
       kernel.threads, kernel.name, is_sm90 ? "sm90" : "sm80");
+  if (is_sm90 && emitter.is_searched()) {
+    kernel.extents_name = lowered.ir.name + "_extents";
+    kernel.extent_bytes = emitter.extent_bytes();
+    text += fmt::format(
+        "\nextern \"C\" __global__ __launch_bounds__(128, 1) void {}(GRID_CONSTANT const Params p) {{\n  column_extents_sm90<Config, "
+        "Variant>(p);\n}}\n",
+        kernel.extents_name);
+  }
   return kernel;
 }
 

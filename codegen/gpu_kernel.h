@@ -54,6 +54,10 @@ struct GpuKernel {
   size_t params_bytes = 0;
   int threads = 0;
   uint32_t shared_bytes = 0;
+  // A kernel of the same source and arguments that runs before it, if the tiles of the mask have to be classified (sm90): a warp for each
+  // block of keys of each head and batch, of which it writes `extent_bytes` at most into the workspace.
+  std::string extents_name;
+  size_t extent_bytes = 0;
 };
 
 }  // namespace attune::codegen

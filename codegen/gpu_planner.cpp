@@ -196,11 +196,22 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   argument.patch("cu_q", GpuPatch::Kind::kTensor, GpuTensorIndex::kCuQ);
   argument.patch("cu_k", GpuPatch::Kind::kTensor, GpuTensorIndex::kCuK);
   argument.patch("counter", GpuPatch::Kind::kWorkspace, 0);
+  argument.patch("extents", GpuPatch::Kind::kWorkspace, kCounterBytes);
   argument.set("tiles_m", int32_t{tiles_m});
   argument.set("tiles", int32_t{tiles});
   argument.set("section_heads", int32_t{section_heads(lowered, options, problem)});
   argument.patch("index_flag", GpuPatch::Kind::kTensor, GpuTensorIndex::kIndexFlag);
   set_params(lowered.ir, problem, argument);
+  if (!kernel.extents_name.empty()) {
+    const int64_t extents = int64_t{ceil_div(problem.k_len, config.block_n)} * problem.batch * problem.heads;
+    GpuLaunch before = launch;
+    before.kernel = kernel.extents_name;
+    before.block = {128, 1, 1};
+    before.grid = {static_cast<uint32_t>(ceil_div(extents, 128 / 32)), 1, 1};
+    before.shared_bytes = 0;
+    plan.launches.push_back(std::move(before));
+    plan.workspace_bytes += static_cast<size_t>(extents) * kernel.extent_bytes;
+  }
   plan.launches.push_back(std::move(launch));
   return plan;
 }

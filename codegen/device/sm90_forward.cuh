@@ -44,8 +44,8 @@ struct Layout {
   static constexpr int kRedoCount = kDrained + 8, kRedo = (kRedoCount + 4 + 15) / 16 * 16, kMaxRedo = 256;
   static constexpr int kBytes = kRedo + (Config::kStale ? 16 * kMaxRedo : 0);
   // What setmaxnreg leaves for each role.
-  static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 24 : 32;
-  static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 240 : 160;
+  static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
   static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
 };
 
@@ -102,7 +102,7 @@ struct Producer {
     mbarrier_wait(at(L::kEmptyT, t.place()), t.parity() ^ 1);
     const u32 to = at(L::kTiles) + 4 * L::kWordsT * t.place();
     Blocks blocks = {0, 0};
-    if (Variant::kMask != Mask::kSearch && tile.kind <= Tile::kExact) {
+    if constexpr (Variant::kMask != Mask::kSearch) {
       // Lane w asks for warpgroup w.
       const int first_q = tile.m * L::kRowsQ + min(lane, Config::kWarpgroups - 1) * 64;
       const int first = min(first_q, u.q_len - 1), last = min(first_q + 63, u.q_len - 1);
@@ -543,27 +543,21 @@ struct Consumer {
       stats.reference[place] = m;
     }
     needs_exact = __any_sync(~0u, fminf(stats.reference[0], stats.reference[1]) == -kInfinity);
-    float sums[2] = {0.0f, 0.0f};
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
       const float e = exp2_approx(s[i] - subtracted[place]);
-      sums[place] += e;
+      stats.sum[place] += e;
       s[i] = times_factor<kGuarded>(e, qk[Variant::kFactorOfScore ? i : 0], place, q_idx, k_idx, column, keeps);
     });
-    stats.sum[0] += sums[0];
-    stats.sum[1] += sums[1];
   }
 
   // Without a maximum; true if O has to be scaled.
   DEVICE bool softmax_stale(float (&s)[kS], float (&scale)[2]) {
-    float sums[2] = {0.0f, 0.0f};
     for_each<false>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool) {
       const float qk = s[i], x = Variant::template score2<false>(qk, q_idx, k_idx, p, uniform, rows[place], column, true);
       const float e = exp2_approx(x - stats.reference[place]);
-      sums[place] += e;
+      stats.sum[place] += e;
       s[i] = times_factor<false>(e, qk, place, q_idx, k_idx, column, true);
     });
-    stats.sum[0] += sums[0];
-    stats.sum[1] += sums[1];
     if (!__any_sync(~0u, fmaxf(stats.sum[0], stats.sum[1]) > kGreatestSum)) return false;
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
@@ -763,6 +757,19 @@ struct Consumer {
     }
   }
 };
+
+// kSearch: what is known of the columns of each block of keys, by a warp each, before the tiles are classified.
+template <typename Config, typename Variant>
+DEVICE void column_extents_sm90(const Params& p) {
+  const int blocks = (p.k_len + Config::kBlockN - 1) / Config::kBlockN;
+  const int number = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp, head = number / blocks, block = number % blocks;
+  if (head >= p.batch * p.heads) return;
+  const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
+  const int first = block * Config::kBlockN;
+  if (first >= u.k_len) return;
+  const auto extent = Variant::column_extent(first, min(first + Config::kBlockN, u.k_len) - 1, p, u);
+  if (threadIdx.x % kWarp == 0) Variant::stored_extents(p, u.b, u.h)[block] = extent;
+}
 
 template <typename Config, typename Variant>
 DEVICE void attention_forward_sm90(const Params& p) {
