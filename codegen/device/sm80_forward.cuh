@@ -251,20 +251,18 @@ struct Forward {
   template <int kWidth, int kRows>
   DEVICE void load_rows(u32 to, const Raw* from, i64 stride, int first, int end) {
     using M = Matrix<kWidth>;
-    constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time, a multiple of 8
+    constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
     const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
     if (p.vector_loads) {
-      const u32 own_to = to + M::at(own_row, own_piece);
 #pragma unroll
       for (int r = 0; r < kRows; r += kStep) {
         if (kRows % kStep != 0 && r + own_row >= kRows) break;
-        const int of_tensor = first + r + own_row;
-        const Raw* row_from = from + min(of_tensor, end - 1) * stride;
+        const int at = first + r + own_row;
+        const Raw* row_from = from + min(at, end - 1) * stride;
 #pragma unroll
-        for (int piece = 0; piece < M::kPieces; piece += M::kGroup) {
-          const int column = 8 * (piece + own_piece);
-          const int columns = kWidth == M::kColumns ? 8 : max(min(kWidth - column, 8), 0);
-          copy_async_x4(own_to + r * M::kPitch + 16 * piece, row_from + (columns > 0 ? column : 0), of_tensor < end ? 2 * columns : 0);
+        for (int piece = own_piece; piece < M::kPieces; piece += M::kGroup) {
+          const int columns = kWidth == M::kColumns ? 8 : max(min(kWidth - 8 * piece, 8), 0);
+          copy_async_x4(to + M::at(r + own_row, piece), row_from + (columns > 0 ? 8 * piece : 0), at < end ? 2 * columns : 0);
         }
       }
     } else {
