@@ -149,7 +149,7 @@ template <typename Config, typename Variant>
 struct Forward {
   using L = Layout<Config>;
   using Element = typename Config::Element;
-  static constexpr bool kSoftmax = Variant::kSoftmax, kFactor = Variant::kFactor;
+  static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kFactor = Variant::kFactor;
   static constexpr int kS = Config::kBlockN / 8, kO = L::V::kColumns / 8, kStepsQ = L::K::kColumns / 16;  // fragments of S, O, Q
   static constexpr int kStages = Config::kStages;
   static_assert(Config::kBlockN % 16 == 0, "block_n is a multiple of 16");
