@@ -107,6 +107,7 @@ class Emitter {
   std::string variant_text() const { return config_text() + "\n" + layout_.text() + "\n" + variant(); }
   const ParamsLayout& layout() const { return layout_; }
   bool is_searched() const { return lowered_.bounds.kind == MaskBounds::Kind::kTileMap; }
+  bool redoes() const { return config_.stale || (exponent2_ != kNoValue && options_.accuracy == Accuracy::kFast); }
   size_t extent_bytes() const { return 4 * std::max<size_t>(1, values_->extents(Rate::kColumn).size()); }
 
  private:
@@ -230,6 +231,7 @@ class Emitter {
       text += fmt::format("  static constexpr int kBuffersQ = {};  // tiles of Q in shared memory\n", config_.buffers_q);
       text += fmt::format("  static constexpr int kColumnsO = {};  // columns of the accumulator\n", (options_.v_dim + 15) / 16 * 16);
       text += fmt::format("  static constexpr bool kStale = {};  // softmax: stale reference\n", config_.stale);
+      text += fmt::format("  static constexpr bool kRedoes = {};  // tiles may be computed again\n", redoes());
     } else {
       text += fmt::format("  static constexpr int kWarps = {};  // of 16 query rows each\n", config_.warpgroups);
     }
@@ -421,18 +423,22 @@ int ceil_to(int value, int unit) {
 }
 
 // What Layout in sm90_forward.cuh adds up to; the kernel asserts that it fits.
-uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
+uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
   const int chunks_q = (options.head_dim + 63) / 64, chunks_v = (options.v_dim + 63) / 64;
   const int q = config.buffers_q * config.warpgroups * 64 * std::max(chunks_q, chunks_v) * 128;
   const int kv = config.stages * config.block_n * (chunks_q + chunks_v) * 128;
   constexpr int kAlignment = 1024, kSmall = 1024, kRedo = 16 * 256;
-  return static_cast<uint32_t>(ceil_to(q + kv + kAlignment + kSmall + (config.stale ? kRedo : 0), 128));
+  return static_cast<uint32_t>(ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128));
 }
 
+// What Layout in sm80_forward.cuh adds up to; the kernel asserts it.
 uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
-  const int head_dim = ceil_to(options.head_dim, 16), v_dim = ceil_to(options.v_dim, 16);
-  const int q = config.block_m() * std::max(head_dim, v_dim) * 2;
-  return static_cast<uint32_t>(ceil_to(q + config.stages * config.block_n * (head_dim + v_dim) * 2 + 1024, 128));
+  const int columns_k = ceil_to(options.head_dim, 16), columns_v = ceil_to(options.v_dim, 16);
+  const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.block_m();
+  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 176;
+  const int q = config.stages * bytes_k + (keeps_q ? config.stages - 1 : config.stages) * bytes_v;
+  const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v});
+  return static_cast<uint32_t>(end + 16 * config.warpgroups);
 }
 
 }  // namespace
@@ -449,7 +455,7 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
   kernel.fields = emitter.layout().fields();
   kernel.params_bytes = emitter.layout().bytes();
   kernel.threads = is_sm90 ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
-  kernel.shared_bytes = is_sm90 ? sm90_shared_bytes(options, config) : sm80_shared_bytes(options, config);
+  kernel.shared_bytes = is_sm90 ? sm90_shared_bytes(options, config, emitter.redoes()) : sm80_shared_bytes(options, config);
   std::string& text = kernel.source;
   text = header(lowered, program, options);
   for (const char* name : {"types.cuh", "ptx.cuh", is_sm90 ? "ptx_sm90.cuh" : "ptx_sm80.cuh", "math.cuh"}) {
@@ -459,7 +465,7 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
   if (is_sm90) text += wgmma_forward_text(options, config) + "\n";
   text += emitter.variant_text() + "\n";
   text += device_source(is_sm90 ? "sm90_forward.cuh" : "sm80_forward.cuh");
-  if (is_sm90) text += fmt::format("static_assert(Layout<Config>::kBytes + 1024 <= {});\n", kernel.shared_bytes);
+  text += fmt::format("static_assert(Layout<Config>::kBytes {} {});\n", is_sm90 ? "+ 1024 <=" : "==", kernel.shared_bytes);
   text += fmt::format(
       "\nextern \"C\" __global__ __launch_bounds__({}, 1) void {}(GRID_CONSTANT const Params p) {{\n  attention_forward_{}<Config, "
       "Variant>(p);\n}}\n",
