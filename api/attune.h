@@ -80,7 +80,7 @@ struct ParamInfo {
 
 // What a plan needs to know beside the shape.
 struct PlanOptions {
-  DType dtype = DType::kF32;              // of q, k, v and out: f32 (CPU), f16 or bf16; sums are f32
+  DType dtype = DType::kF32;  // of q, k, v and out: f32 (CPU), f16 or bf16; sums are f32
   Device device;
   Accuracy accuracy = Accuracy::kFast;
   std::map<std::string, Scalar> scalars;  // run-time scalar parameters; those not named take their defaults

@@ -101,8 +101,8 @@ attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan
   attune::PlanOptions options;
   if (!given) return options;
   if (given->size != sizeof(attune_plan_options)) {
-    throw ArgumentError(
-        fmt::format("attune_plan_options: size is {}, expected {}; the header is of another version", given->size, sizeof(attune_plan_options)));
+    throw ArgumentError(fmt::format("attune_plan_options: size is {}, expected {}; the header is of another version", given->size,
+                                    sizeof(attune_plan_options)));
   }
   options.dtype = enum_of<attune::DType>(given->dtype, ATTUNE_U8, "dtype");
   options.device.kind = enum_of<attune::Device::Kind>(given->device_kind, ATTUNE_CUDA, "device_kind");

@@ -17,7 +17,7 @@ using codegen::GpuStrides;
 using codegen::GpuTensorIndex;
 
 constexpr int kMaxHeadDim = 256;
-constexpr int kFewestRows = 16;  // of a tile
+constexpr int kFewestRows = 16;   // of a tile
 constexpr size_t kSection = 256;  // alignment of the parts of the plan's memory
 constexpr uintptr_t kVectorBytes = 16;
 
@@ -276,7 +276,8 @@ std::string GpuForward::describe() const {
 bool GpuForward::take_index_flag() const {
   if (!has_index_flag_) return false;
   runtime::synchronize(device_);
-  const size_t offset = static_cast<size_t>(static_cast<std::byte*>(tensors_[GpuTensorIndex::kIndexFlag]) - static_cast<std::byte*>(memory_.data()));
+  const size_t offset =
+      static_cast<size_t>(static_cast<std::byte*>(tensors_[GpuTensorIndex::kIndexFlag]) - static_cast<std::byte*>(memory_.data()));
   int32_t flag = 0;
   memory_.copy_to_host(&flag, sizeof(flag), offset);
   runtime::synchronize(device_, nullptr);

@@ -20,8 +20,8 @@ std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const code
 // "sm90 128x128x2, stale softmax"
 std::string gpu_config_text(const codegen::GpuConfig& config);
 
-// $ATTUNE_ALWAYS_COMPILE and $ATTUNE_DUMP (.cu and .cubin) as for the CPU. Throws EnvironmentError: NVRTC is missing or fails, or the kernel
-// is not in the cache and `forbid_jit`.
+// $ATTUNE_ALWAYS_COMPILE and $ATTUNE_DUMP (.cu and .cubin) as for the CPU. Throws EnvironmentError: NVRTC is missing or fails, or the
+// kernel is not in the cache and `forbid_jit`.
 std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
                                                     const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
                                                     bool forbid_jit);

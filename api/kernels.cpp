@@ -56,8 +56,8 @@ std::shared_ptr<const Kernel> make_kernel(const KernelRequest& request, const ru
 }  // namespace
 
 void fail_forbidden(const std::string& kernel, const runtime::ObjectCache& cache) {
-  throw EnvironmentError(fmt::format("{} is not in the cache '{}', and compiling is forbidden (forbid_jit, ATTUNE_DISABLE_JIT)", kernel,
-                                     cache.folder().path));
+  throw EnvironmentError(
+      fmt::format("{} is not in the cache '{}', and compiling is forbidden (forbid_jit, ATTUNE_DISABLE_JIT)", kernel, cache.folder().path));
 }
 
 std::string attune_version() {

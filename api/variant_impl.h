@@ -58,8 +58,8 @@ struct Variant::Impl {
 
   mutable std::mutex mutex;
   mutable std::map<std::pair<int, int>, std::shared_ptr<const TypedProgram>> typed_programs;
-  mutable std::map<runtime::CacheKey, std::shared_ptr<const Kernel>> kernels;  // kept for later plans
-  mutable std::map<std::string, std::shared_ptr<const GpuKernelCode>> gpu_kernels;   // by options and config
+  mutable std::map<runtime::CacheKey, std::shared_ptr<const Kernel>> kernels;       // kept for later plans
+  mutable std::map<std::string, std::shared_ptr<const GpuKernelCode>> gpu_kernels;  // by options and config
 };
 
 // The program's syntax tree; throws ProgramError.
