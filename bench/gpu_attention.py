@@ -367,7 +367,7 @@ class Bench:
                       "cudnn": torch.backends.cudnn.version() if device.kind == "cuda" else None, "attune": self.library.version(), "commit": commit(),
                       "dtype": arguments.dtype, "seconds": arguments.seconds, "seed": arguments.seed}
         slug = re.sub(r"[^a-z0-9]+", "-", device.name().lower()).strip("-")
-        folder = pathlib.Path(os.environ.get("OUT") or ROOT / "bench" / "results")
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="attune-dry-run-") if self.dry else os.environ.get("OUT") or ROOT / "bench" / "results")
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / f"gpu-{self.about['date']}-{slug}.json"
 
@@ -682,6 +682,7 @@ def main():
     if arguments.dry_run:
         global ERROR_LIMIT
         ERROR_LIMIT, arguments.seconds = 8e-3, 0.001
+        print("dry run: tiny shapes on the CPU, one SDPA under the names of its back ends; the figures mean nothing")
     bench = Bench(arguments, Device("cpu" if arguments.dry_run else "cuda"))
     print(", ".join(f"{key} {value}" for key, value in bench.about.items()), flush=True)
     try:
