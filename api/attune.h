@@ -1,4 +1,4 @@
-// Attune: attention variants described by a few lines of text, compiled to fused forward and backward kernels.
+// Attune: attention variants described by a few lines of text, compiled to fused kernels for the CPU and for NVIDIA GPUs.
 //
 //   attune::Variant variant = attune::compile(text);
 //   attune::Plan plan = variant.plan({.batch = 1, .heads = 8, .kv_heads = 8, .q_len = 512, .k_len = 512, .head_dim = 64, .v_dim = 64});
@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
@@ -36,7 +37,18 @@ enum class DType : uint8_t { kF32, kF16, kBF16, kI32, kU8 };
 std::string_view dtype_name(DType dtype);  // "f32", ...
 size_t dtype_size(DType dtype);            // bytes of an element
 
-// A tensor in the caller's memory. Strides are in elements; empty means contiguous. Null data means "not given".
+// Where a plan runs.
+struct Device {
+  enum Kind : uint8_t { kCpu, kCuda };
+  Kind kind = kCpu;
+  int ordinal = 0;  // kCuda: the driver's number of the GPU
+};
+
+// On a GPU `fast` may use approximations that keep the error of the output within 1.5x of the exact maths in the same dtype, `high` within
+// 1.1x. The CPU is always as exact as f32.
+enum class Accuracy : uint8_t { kFast, kHigh };
+
+// A tensor in memory of the plan's device. Strides are in elements; empty means contiguous. Null data means "not given".
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kF32;
@@ -55,6 +67,7 @@ struct CompileOptions {
   std::string file_name = "<text>";         // for diagnostics
   std::map<std::string, Scalar> constants;  // values of `const` parameters; those not named take their defaults
   int threads = 0;                          // CPU worker threads, 0: one for each core that this process may use
+  bool forbid_jit = false;                  // a kernel that is not in the cache is an EnvironmentError; also by $ATTUNE_DISABLE_JIT
 };
 
 struct ParamInfo {
@@ -67,10 +80,12 @@ struct ParamInfo {
 
 // What a plan needs to know beside the shape.
 struct PlanOptions {
-  DType dtype = DType::kF32;              // of q, k, v and out: f32, f16 or bf16; arithmetic is f32
+  DType dtype = DType::kF32;  // of q, k, v and out: f32 (CPU), f16 or bf16; sums are f32
+  Device device;
+  Accuracy accuracy = Accuracy::kFast;
   std::map<std::string, Scalar> scalars;  // run-time scalar parameters; those not named take their defaults
   std::map<std::string, Tensor> tensors;  // tensor parameters and `grad` scalars (one f32); must outlive the plan's calls
-  const int32_t* cu_q = nullptr;          // packed: batch + 1 offsets, cu[0] = 0, not decreasing; both or neither
+  const int32_t* cu_q = nullptr;          // packed: batch + 1 offsets on the host, cu[0] = 0, not decreasing; both or neither
   const int32_t* cu_k = nullptr;
 };
 
@@ -79,6 +94,10 @@ struct PlanOptions {
 // optional.
 struct ForwardTensors {
   Tensor q, k, v, out, lse;
+  // A GPU's, ignored on the CPU. The stream is the driver's handle, null the default stream. The workspace has workspace_bytes(), is a
+  // multiple of 16, zero before its first call, and serves one call at a time; null is the plan's own.
+  void* stream = nullptr;
+  void* workspace = nullptr;
 };
 struct BackwardTensors {
   Tensor q, k, v, out, lse, dout;             // out and lse: softmax only; lse as the forward pass gave it
@@ -86,18 +105,23 @@ struct BackwardTensors {
   std::map<std::string, Tensor> param_grads;  // written (not added to): f32, the shape of the bound parameter
 };
 
-// A program for fixed shapes and parameters. Calls are safe from several threads.
+// A program for fixed shapes and parameters. Calls are safe from several threads, on a GPU each with its own workspace.
 class Plan {
  public:
   ~Plan();
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
+  // On a GPU the call is enqueued, and neither waits nor allocates, so that a graph can capture it; only the first call with strides or
+  // addresses that are not multiples of 16 bytes may have to compile another kernel.
   void forward(const ForwardTensors& tensors) const;
-  // Same bits for any number of threads.
+  // Same bits for any number of threads. CPU only.
   void backward(const BackwardTensors& tensors) const;
-  // Throws ArgumentError if a call since the last check met a data-dependent index outside its tensor (it was clamped).
+  // Throws ArgumentError if a call since the last check met a data-dependent index outside its tensor (it was clamped). Waits for the GPU.
   void check() const;
+
+  size_t workspace_bytes() const;  // of device memory, 0 on the CPU
+  std::string describe() const;    // "cuda:0, sm90 128x128x2, stale softmax"; "cpu, znver4, 16 threads"
 
   struct Impl;
   explicit Plan(std::unique_ptr<Impl> impl);
@@ -116,6 +140,10 @@ class Variant {
 
   // Checks shapes, parameters, indices; compiles (or takes from a cache) what is missing.
   Plan plan(const Shape& shape, const PlanOptions& options = {}) const;
+  // The same on a thread of its own; what `options` points to stays until it is done. The future's destructor waits.
+  std::future<Plan> plan_async(const Shape& shape, const PlanOptions& options = {}) const;
+  // Puts the forward kernel of such plans into the cache. Parameters may be missing, lengths may be any.
+  void warm_up(const Shape& shape, const PlanOptions& options = {}) const;
 
   struct Impl;
   explicit Variant(std::shared_ptr<const Impl> impl);

@@ -1,4 +1,5 @@
-/* The stable C ABI of Attune: compile -> plan -> forward, on the CPU or an NVIDIA GPU. Everything is plain data; no header of CUDA is needed.
+/* The stable C ABI of Attune: compile -> plan -> forward, on the CPU or an NVIDIA GPU. Everything is plain data; no header of CUDA is
+ * needed.
  *
  * Functions that can fail return an attune_status; attune_last_error() then has the whole message, of this thread. Handles are released by
  * the function of their name; releasing null does nothing. Calls on one plan are safe from several threads, each with its own workspace. */
@@ -69,7 +70,8 @@ attune_status attune_compile(const char* text, const attune_param* constants, in
 void attune_program_release(attune_program* program);
 
 /* Compiles what is missing. `options` may be null: f32 on the CPU. */
-attune_status attune_plan_make(const attune_program* program, const attune_shape* shape, const attune_plan_options* options, attune_plan** plan);
+attune_status attune_plan_make(const attune_program* program, const attune_shape* shape, const attune_plan_options* options,
+                               attune_plan** plan);
 void attune_plan_release(attune_plan* plan);
 
 /* Bytes of device memory that a call wants, 16-aligned, zero before the first call; each call leaves it zero where that matters. */
@@ -77,8 +79,9 @@ size_t attune_plan_workspace_size(const attune_plan* plan);
 /* One line: device, skeleton, tiles. Valid as long as the plan. */
 const char* attune_plan_describe(const attune_plan* plan);
 
-/* q, out [batch, q_len, heads, dim], k, v [batch, k_len, kv_heads, dim], packed [total, heads, dim]; lse (may be null) f32 [batch, heads, q_len].
- * `stream` and `workspace` are a GPU's (null workspace: the plan's own, which serves one stream at a time). Nothing waits for the GPU. */
+/* q, out [batch, q_len, heads, dim], k, v [batch, k_len, kv_heads, dim], packed [total, heads, dim]; lse (may be null) f32 [batch, heads,
+ * q_len]. `stream` and `workspace` are a GPU's (null workspace: the plan's own, which serves one stream at a time). Nothing waits for the
+ * GPU. */
 attune_status attune_plan_forward(const attune_plan* plan, const attune_tensor* q, const attune_tensor* k, const attune_tensor* v,
                                   const attune_tensor* out, const attune_tensor* lse, void* stream, void* workspace);
 

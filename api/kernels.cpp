@@ -3,48 +3,30 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string_view>
 
 #include "api/code_hash.h"
+#include "api/settings.h"
 #include "codegen/print_ir.h"
 #include "runtime/cpu_kernel_io.h"
+#include "runtime/error.h"
 #include "runtime/log.h"
 #include "runtime/single_flight.h"
 
 namespace attune {
 namespace {
 
-namespace fs = std::filesystem;
-
-bool is_set(const char* variable) {
-  const char* value = std::getenv(variable);
-  return value && *value && std::string_view(value) != "0";
-}
-
 std::string_view pass_name(runtime::CpuPass pass) {
   return pass == runtime::CpuPass::kForward ? "forward" : "backward";
 }
 
-void write_file(const fs::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.close();
-  if (!file) runtime::log(fmt::format("ATTUNE_DUMP: cannot write '{}'", path.string()));
-}
-
-void dump(const KernelRequest& request, const codegen::Lowered& lowered) {
-  const char* folder = std::getenv("ATTUNE_DUMP");
-  if (!folder || !*folder) return;
-  std::error_code error;
-  fs::create_directories(folder, error);
+void dump_stages(const KernelRequest& request, const codegen::Lowered& lowered) {
+  if (!has_dump_folder()) return;
   const std::string name = fmt::format("{}_{}_{}", lowered.ir.name, pass_name(request.options.pass), request.key().hex().substr(0, 8));
-  write_file(fs::path(folder) / (name + ".ir"), codegen::print_ir(lowered.ir) + "\n" + codegen::print_backward(lowered) + "\n" +
-                                                    codegen::print_rates(lowered) + "\n" + codegen::print_bounds(lowered));
-  write_file(fs::path(folder) / (name + ".ll"), codegen::print_cpu_kernel(lowered, request.options, request.target));
+  dump(name + ".ir", codegen::print_ir(lowered.ir) + "\n" + codegen::print_backward(lowered) + "\n" + codegen::print_rates(lowered) + "\n" +
+                         codegen::print_bounds(lowered));
+  dump(name + ".ll", codegen::print_cpu_kernel(lowered, request.options, request.target));
 }
 
 std::shared_ptr<const Kernel> link(runtime::CpuKernel kernel) {
@@ -54,7 +36,7 @@ std::shared_ptr<const Kernel> link(runtime::CpuKernel kernel) {
 }
 
 std::optional<runtime::CpuKernel> stored_kernel(const runtime::ObjectCache& cache, const runtime::CacheKey& key) {
-  if (is_set("ATTUNE_ALWAYS_COMPILE")) return std::nullopt;
+  if (always_compiles()) return std::nullopt;
   const std::optional<std::string> bytes = cache.load(key);
   return bytes ? runtime::cpu_kernel_from_bytes(*bytes) : std::nullopt;
 }
@@ -63,7 +45,8 @@ std::shared_ptr<const Kernel> make_kernel(const KernelRequest& request, const ru
                                           const std::function<const codegen::Lowered&()>& lowered) {
   const runtime::ObjectCache cache = open_object_cache();
   if (std::optional<runtime::CpuKernel> stored = stored_kernel(cache, key)) return link(std::move(*stored));
-  dump(request, lowered());
+  if (request.forbid_jit) fail_forbidden(fmt::format("the {} pass", pass_name(request.options.pass)), cache);
+  dump_stages(request, lowered());
   runtime::CpuKernel kernel = codegen::emit_cpu_kernel(lowered(), request.options, request.target);
   runtime::log(fmt::format("compiled {}, {} bytes", kernel.symbol, kernel.object.size()));
   cache.store(key, runtime::to_bytes(kernel));
@@ -71,6 +54,11 @@ std::shared_ptr<const Kernel> make_kernel(const KernelRequest& request, const ru
 }
 
 }  // namespace
+
+void fail_forbidden(const std::string& kernel, const runtime::ObjectCache& cache) {
+  throw EnvironmentError(
+      fmt::format("{} is not in the cache '{}', and compiling is forbidden (forbid_jit, ATTUNE_DISABLE_JIT)", kernel, cache.folder().path));
+}
 
 std::string attune_version() {
   return ATTUNE_VERSION;

@@ -19,6 +19,8 @@ struct Kernel {
 
 std::string attune_version();
 runtime::ObjectCache open_object_cache();
+// Throws EnvironmentError: the kernel would have to be compiled.
+[[noreturn]] void fail_forbidden(const std::string& kernel, const runtime::ObjectCache& cache);
 
 // Everything that a kernel depends on.
 struct KernelRequest {
@@ -26,6 +28,7 @@ struct KernelRequest {
   std::string constants;  // of const parameters
   codegen::CpuKernelOptions options;
   codegen::CpuTarget target;
+  bool forbid_jit = false;  // no part of the key
 
   runtime::CacheKey key() const;
 };

@@ -156,7 +156,7 @@ void check_index(std::string_view name, int64_t index, int64_t size) {
 }  // namespace
 
 MaskTiles mask_tiles(const Variant& variant, const Shape& shape, const PlanOptions& options, int64_t b, int64_t h) {
-  const BoundProgram bound = bind_program(variant, shape, options, true);
+  const BoundProgram bound = bind_program(VariantAccess::impl(variant), shape, options, Needed::kMask);
   check_index("b", b, shape.batch);
   check_index("h", h, shape.heads);
   const Problem& problem = *bound.problem;

@@ -24,6 +24,9 @@ class Parameters {
   const runtime::CpuTensor* tensors(size_t lengths) const { return sets_[lengths].tensors.data(); }
   const int32_t* dims() const { return dims_.data(); }
 
+  // Bound to the caller's memory: tensors, and grad scalars that are given as tensors.
+  bool is_in_memory(int param) const { return bound_[static_cast<size_t>(param)].has_value(); }
+
   // The value of a scalar parameter now, NaN if it is missing; of a grad scalar in memory, what stands there.
   double scalar(size_t lengths, int param) const;
   // A read of a bound tensor, the indices clamped to its dims.

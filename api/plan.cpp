@@ -3,10 +3,12 @@
 #include <array>
 #include <atomic>
 
+#include "api/gpu_forward.h"
 #include "api/plan_impl.h"
 #include "api/tensors.h"
 #include "runtime/cpu_executor.h"
 #include "runtime/error.h"
+#include "runtime/host_cpu.h"
 
 namespace attune {
 namespace {
@@ -30,23 +32,39 @@ void copy_strides(int64_t (&to)[3], const RowTensor& from) {
 
 }  // namespace
 
-BoundProgram bind_program(const Variant& variant, const Shape& shape, const PlanOptions& options, bool mask_only) {
+BoundProgram bind_program(const std::shared_ptr<const Variant::Impl>& variant, const Shape& shape, const PlanOptions& options,
+                          Needed needed) {
   BoundProgram bound;
-  bound.variant = VariantAccess::impl(variant);
+  bound.variant = variant;
   bound.problem = std::make_unique<const Problem>(check_problem(shape, options.cu_q, options.cu_k));
   if (options.dtype == DType::kI32 || options.dtype == DType::kU8) {
     throw ArgumentError(fmt::format("dtype is {}, expected f32, f16 or bf16", dtype_name(options.dtype)));
   }
+  if (options.device.kind == Device::kCuda) check_gpu_options(shape, options);
   bound.typed = bound.variant->typed(static_cast<int>(shape.head_dim), static_cast<int>(shape.v_dim));
   const codegen::Ir& ir = bound.typed->ir();
-  const std::vector<bool> needed = mask_only ? params_of_roots(ir, std::array{ir.mask}) : std::vector<bool>(ir.params.size(), true);
-  bound.parameters = std::make_unique<const Parameters>(ir, *bound.problem, options, needed);
+  const std::vector<bool> flags =
+      needed == Needed::kMask ? params_of_roots(ir, std::array{ir.mask}) : std::vector<bool>(ir.params.size(), needed == Needed::kAll);
+  bound.parameters = std::make_unique<const Parameters>(ir, *bound.problem, options, flags);
   return bound;
 }
 
 struct Plan::Impl {
-  Impl(BoundProgram program, DType type)
-      : bound(std::move(program)), shape(bound.problem->shape), dtype(type), forward_kernel(kernel(runtime::CpuPass::kForward, false)) {}
+  Impl(BoundProgram program, const PlanOptions& options)
+      : bound(std::move(program)),
+        shape(bound.problem->shape),
+        dtype(options.dtype),
+        q_rule(rule("q", true, shape.head_dim, Access::kRead)),
+        k_rule(rule("k", false, shape.head_dim, Access::kRead)),
+        v_rule(rule("v", false, shape.v_dim, Access::kRead)),
+        out_rule(rule("out", true, shape.v_dim, Access::kWrite)),
+        lse_rule(make_lse_rule()) {
+    if (options.device.kind == Device::kCuda) {
+      gpu = std::make_unique<const GpuForward>(bound, options);
+    } else {
+      forward_kernel = kernel(runtime::CpuPass::kForward, false);
+    }
+  }
 
   std::shared_ptr<const Kernel> kernel(runtime::CpuPass pass, bool want_param_grads) const {
     return bound.variant->kernel(*bound.typed, kernel_options(shape, dtype, pass, want_param_grads));
@@ -78,25 +96,32 @@ struct Plan::Impl {
     return rule;
   }
 
-  RowTensor queries(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
-    check_tensor(rule(name, true, dim, access), tensor);
+  RowTensor rows(const TensorRule& rule, const Tensor& tensor) const {
+    check_tensor(rule, tensor);
     return rows_of(tensor, bound.problem->packed);
+  }
+  RowTensor queries(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
+    return rows(rule(name, true, dim, access), tensor);
   }
   RowTensor keys(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
-    check_tensor(rule(name, false, dim, access), tensor);
-    return rows_of(tensor, bound.problem->packed);
+    return rows(rule(name, false, dim, access), tensor);
   }
 
-  // f32 [batch, heads, q_len], packed [heads, total_q]; its rows are single numbers.
-  RowTensor lse(const Tensor& tensor, Access access) const {
+  // f32 [batch, heads, q_len], packed [heads, total_q]
+  TensorRule make_lse_rule() const {
     TensorRule rule;
     rule.what = "tensor 'lse'";
-    rule.access = access;
+    rule.access = Access::kWrite;
     if (bound.problem->packed) {
       rule.shape = {shape.heads, bound.problem->total_q};
     } else {
       rule.shape = {shape.batch, shape.heads, shape.q_len};
     }
+    return rule;
+  }
+
+  // Its rows are single numbers.
+  RowTensor lse(const TensorRule& rule, const Tensor& tensor) const {
     check_tensor(rule, tensor);
     RowTensor rows;
     rows.data = static_cast<char*>(tensor.data);
@@ -173,7 +198,9 @@ struct Plan::Impl {
   BoundProgram bound;
   Shape shape;
   DType dtype;
-  std::shared_ptr<const Kernel> forward_kernel;
+  TensorRule q_rule, k_rule, v_rule, out_rule, lse_rule;  // of the forward pass
+  std::unique_ptr<const GpuForward> gpu;                  // null: CPU
+  std::shared_ptr<const Kernel> forward_kernel;           // CPU
   mutable std::mutex mutex;
   mutable std::shared_ptr<const Kernel> backward_kernels[2];
   mutable int32_t index_flag = 0;  // kernels set it
@@ -185,24 +212,41 @@ Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 
 Plan Variant::plan(const Shape& shape, const PlanOptions& options) const {
-  return Plan(std::make_unique<Plan::Impl>(bind_program(*this, shape, options), options.dtype));
+  return Plan(std::make_unique<Plan::Impl>(bind_program(impl_, shape, options), options));
+}
+
+std::future<Plan> Variant::plan_async(const Shape& shape, const PlanOptions& options) const {
+  return std::async(std::launch::async, [variant = *this, shape, options] { return variant.plan(shape, options); });
+}
+
+void Variant::warm_up(const Shape& shape, const PlanOptions& options) const {
+  const BoundProgram bound = bind_program(impl_, shape, options, Needed::kNone);
+  if (options.device.kind == Device::kCuda) {
+    warm_up_gpu(bound, options);
+  } else {
+    impl_->kernel(*bound.typed, kernel_options(shape, options.dtype, runtime::CpuPass::kForward, false));
+  }
 }
 
 void Plan::forward(const ForwardTensors& tensors) const {
-  const Shape& shape = impl_->shape;
   Impl::Views views;
-  views.q = impl_->queries("q", tensors.q, shape.head_dim);
-  views.k = impl_->keys("k", tensors.k, shape.head_dim);
-  views.v = impl_->keys("v", tensors.v, shape.v_dim);
-  views.out = impl_->queries("out", tensors.out, shape.v_dim, Access::kWrite);
+  views.q = impl_->rows(impl_->q_rule, tensors.q);
+  views.k = impl_->rows(impl_->k_rule, tensors.k);
+  views.v = impl_->rows(impl_->v_rule, tensors.v);
+  views.out = impl_->rows(impl_->out_rule, tensors.out);
   impl_->refuse_lse(tensors.lse);
-  if (tensors.lse.data) views.lse = impl_->lse(tensors.lse, Access::kWrite);
+  if (tensors.lse.data) views.lse = impl_->lse(impl_->lse_rule, tensors.lse);
+  if (impl_->gpu) {
+    impl_->gpu->run({views.q, views.k, views.v, views.out, views.lse}, tensors.stream, tensors.workspace);
+    return;
+  }
   const Kernel& kernel = *impl_->forward_kernel;
   const runtime::CpuFunction<runtime::CpuForward> function(kernel.code.function<runtime::CpuForward>(), kernel.info);
   runtime::run_forward(impl_->bound.variant->pool(), function, impl_->sequences(views));
 }
 
 void Plan::backward(const BackwardTensors& tensors) const {
+  if (impl_->gpu) throw ArgumentError("backward is not available on cuda yet, use the CPU");
   const Shape& shape = impl_->shape;
   Impl::Views views;
   views.q = impl_->queries("q", tensors.q, shape.head_dim);
@@ -212,7 +256,9 @@ void Plan::backward(const BackwardTensors& tensors) const {
   impl_->refuse_lse(tensors.lse);
   if (impl_->bound.variant->is_softmax) {
     views.out = impl_->queries("out", tensors.out, shape.v_dim);
-    views.lse = impl_->lse(tensors.lse, Access::kRead);
+    TensorRule rule = impl_->lse_rule;
+    rule.access = Access::kRead;
+    views.lse = impl_->lse(rule, tensors.lse);
   }
   if (tensors.dq.data) views.dq = impl_->queries("dq", tensors.dq, shape.head_dim, Access::kWrite);
   if (tensors.dk.data) views.dk = impl_->keys("dk", tensors.dk, shape.head_dim, Access::kWrite);
@@ -226,9 +272,19 @@ void Plan::backward(const BackwardTensors& tensors) const {
 }
 
 void Plan::check() const {
-  if (std::atomic_ref(impl_->index_flag).exchange(0) == 0) return;
+  const bool met = impl_->gpu ? impl_->gpu->take_index_flag() : std::atomic_ref(impl_->index_flag).exchange(0) != 0;
+  if (!met) return;
   throw ArgumentError(
       fmt::format("'{}': an index that depends on data was outside its tensor and was clamped", impl_->bound.variant->program.name));
+}
+
+size_t Plan::workspace_bytes() const {
+  return impl_->gpu ? impl_->gpu->workspace_bytes() : 0;
+}
+
+std::string Plan::describe() const {
+  if (impl_->gpu) return impl_->gpu->describe();
+  return fmt::format("cpu, {}, {} threads", runtime::host_cpu().name, impl_->bound.variant->pool().size());
 }
 
 }  // namespace attune

@@ -17,7 +17,11 @@ struct BoundProgram {
   std::unique_ptr<const Parameters> parameters;
 };
 
-// Checks everything that is known before a call. With `mask_only`, only parameters that the mask reads have to be there.
-BoundProgram bind_program(const Variant& variant, const Shape& shape, const PlanOptions& options, bool mask_only = false);
+// Which parameters have to be there: all, those that the mask reads, or none.
+enum class Needed : uint8_t { kAll, kMask, kNone };
+
+// Checks everything that is known before a call.
+BoundProgram bind_program(const std::shared_ptr<const Variant::Impl>& variant, const Shape& shape, const PlanOptions& options,
+                          Needed needed = Needed::kAll);
 
 }  // namespace attune

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "api/attune.h"
+#include "api/settings.h"
 #include "api/tensors.h"
 #include "api/variant_impl.h"
 #include "codegen/build_ir.h"
@@ -100,11 +101,23 @@ std::shared_ptr<const TypedProgram> Variant::Impl::typed(int head_dim, int v_dim
 
 std::shared_ptr<const Kernel> Variant::Impl::kernel(const TypedProgram& typed, const codegen::CpuKernelOptions& options) const {
   const runtime::HostCpu cpu = runtime::host_cpu();
-  const KernelRequest request = {canonical, constants_text(constants), options, {cpu.name, cpu.features}};
+  const KernelRequest request = {canonical, constants_text(constants), options, {cpu.name, cpu.features}, forbid_jit};
   std::shared_ptr<const Kernel> kernel = get_kernel(request, [&]() -> const codegen::Lowered& { return typed.lowered(); });
   const std::lock_guard lock(mutex);
   kernels[request.key()] = kernel;
   return kernel;
+}
+
+std::shared_ptr<const GpuKernelCode> Variant::Impl::gpu_kernel(const TypedProgram& typed, const codegen::GpuKernelOptions& options,
+                                                               const codegen::GpuConfig& config) const {
+  const std::string key = gpu_kernel_text(options, config);
+  {
+    const std::lock_guard lock(mutex);
+    if (const auto known = gpu_kernels.find(key); known != gpu_kernels.end()) return known->second;
+  }
+  std::shared_ptr<const GpuKernelCode> made = get_gpu_kernel(typed.lowered(), canonical, options, config, forbid_jit);
+  const std::lock_guard lock(mutex);
+  return gpu_kernels.try_emplace(key, std::move(made)).first->second;
 }
 
 Variant::Variant(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -138,6 +151,7 @@ Variant compile(std::string_view text, const CompileOptions& options) {
   impl->is_softmax = ir.weight_kind == codegen::WeightKind::kSoftmax;
   impl->canonical = dsl::print(impl->program);
   impl->params = params_of(impl->program);
+  impl->forbid_jit = options.forbid_jit || disables_jit();
   if (options.threads > 0) impl->own_pool = std::make_unique<runtime::ThreadPool>(options.threads);
   return Variant(std::move(impl));
 }

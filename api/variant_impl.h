@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "api/attune.h"
+#include "api/gpu_kernels.h"
 #include "api/kernels.h"
 #include "codegen/ir.h"
 #include "codegen/lower.h"
@@ -43,6 +44,7 @@ struct Variant::Impl {
   std::map<std::string, double> constants;
   std::vector<ParamInfo> params;
   bool is_softmax = false;
+  bool forbid_jit = false;
   std::unique_ptr<runtime::ThreadPool> own_pool;  // null: the process's
 
   runtime::ThreadPool& pool() const { return own_pool ? *own_pool : runtime::ThreadPool::shared(); }
@@ -51,10 +53,13 @@ struct Variant::Impl {
   std::shared_ptr<const TypedProgram> typed(int head_dim, int v_dim) const;
   // Compiled, from the cache, or the one that an earlier plan of this variant took.
   std::shared_ptr<const Kernel> kernel(const TypedProgram& typed, const codegen::CpuKernelOptions& options) const;
+  std::shared_ptr<const GpuKernelCode> gpu_kernel(const TypedProgram& typed, const codegen::GpuKernelOptions& options,
+                                                  const codegen::GpuConfig& config) const;
 
   mutable std::mutex mutex;
   mutable std::map<std::pair<int, int>, std::shared_ptr<const TypedProgram>> typed_programs;
-  mutable std::map<runtime::CacheKey, std::shared_ptr<const Kernel>> kernels;  // kept for later plans
+  mutable std::map<runtime::CacheKey, std::shared_ptr<const Kernel>> kernels;       // kept for later plans
+  mutable std::map<std::string, std::shared_ptr<const GpuKernelCode>> gpu_kernels;  // by options and config
 };
 
 // The program's syntax tree; throws ProgramError.

@@ -58,7 +58,7 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
   return text + "\n\n";
 }
 
-std::string config_text(const GpuKernelOptions& options, const GpuConfig& config) {
+std::string config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
   std::string text = "struct Config {\n";
   const auto add = [&text](std::string_view type, std::string_view name, auto value, std::string_view meaning) {
     const std::string line = fmt::format("  static constexpr {} {} = {};", type, name, value);
@@ -73,6 +73,7 @@ std::string config_text(const GpuKernelOptions& options, const GpuConfig& config
     add("int", "kWarpgroups", config.warpgroups, "of 64 query rows each");
     add("int", "kBuffersQ", config.buffers_q, "tiles of Q in shared memory");
     add("bool", "kStale", config.stale, "softmax: stale reference instead of exact online maxima");
+    add("bool", "kRedoes", redoes, "tiles may be computed again");
   } else {
     add("int", "kWarps", config.warpgroups, "of 16 query rows each");
   }
@@ -87,18 +88,22 @@ std::string kernel_text(std::string_view name, int threads, std::string_view fun
 }
 
 // What Layout in sm90_forward.cuh adds up to; the kernel asserts that it fits.
-uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
+uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
   const int chunks_q = (options.head_dim + 63) / 64, chunks_v = (options.v_dim + 63) / 64;
   const int q = config.buffers_q * config.warpgroups * 64 * std::max(chunks_q, chunks_v) * 128;
   const int kv = config.stages * config.block_n * (chunks_q + chunks_v) * 128;
   constexpr int kAlignment = 1024, kSmall = 1024, kRedo = 16 * 256;
-  return static_cast<uint32_t>(ceil_to(q + kv + kAlignment + kSmall + (config.stale ? kRedo : 0), 128));
+  return static_cast<uint32_t>(ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128));
 }
 
+// What Layout in sm80_forward.cuh adds up to; the kernel asserts it.
 uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
-  const int head_dim = ceil_to(options.head_dim, 16), v_dim = ceil_to(options.v_dim, 16);
-  const int q = config.block_m() * std::max(head_dim, v_dim) * 2;
-  return static_cast<uint32_t>(ceil_to(q + config.stages * config.block_n * (head_dim + v_dim) * 2 + 1024, 128));
+  const int columns_k = ceil_to(options.head_dim, 16), columns_v = ceil_to(options.v_dim, 16);
+  const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.block_m();
+  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 176;
+  const int q = config.stages * bytes_k + (keeps_q ? config.stages - 1 : config.stages) * bytes_v;
+  const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v});
+  return static_cast<uint32_t>(end + 16 * config.warpgroups);
 }
 
 // What is generated of one kernel.
@@ -116,7 +121,7 @@ class Generated {
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.threads = is_sm90() ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
-    kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config) : sm80_shared_bytes(options, config);
+    kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config, redoes()) : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
       kernel_.extent_bytes = variant_.extent_bytes();
@@ -124,8 +129,10 @@ class Generated {
   }
 
   bool is_sm90() const { return config_.skeleton == GpuSkeleton::kSm90; }
+  // Whether a tile may need more care than it gets at first.
+  bool redoes() const { return config_.stale || (variant_.is_sigmoid() && options_.accuracy == Accuracy::kFast); }
   const GpuKernel& kernel() const { return kernel_; }
-  std::string structs() const { return config_text(options_, config_) + "\n" + params_.text() + "\n" + variant_.text(); }
+  std::string structs() const { return config_text(options_, config_, redoes()) + "\n" + params_.text() + "\n" + variant_.text(); }
   std::string kernels(std::string_view function) const {
     std::string text = kernel_text(kernel_.name, kernel_.threads, function);
     if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, 128, "column_extents_sm90");
@@ -173,7 +180,8 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
   const GpuSkeletonText skeleton = own_skeleton(options, config);
   GpuKernel kernel = generated.kernel();
   kernel.source = file_text(generated, header(lowered, program, options), skeleton);
-  if (generated.is_sm90()) kernel.source += fmt::format("static_assert(Layout<Config>::kBytes + 1024 <= {});\n", kernel.shared_bytes);
+  kernel.source +=
+      fmt::format("static_assert(Layout<Config>::kBytes {} {});\n", generated.is_sm90() ? "+ 1024 <=" : "==", kernel.shared_bytes);
   kernel.source += generated.kernels(skeleton.function);
   return kernel;
 }

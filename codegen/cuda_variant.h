@@ -19,6 +19,7 @@ class ForwardVariant {
   ForwardVariant& operator=(const ForwardVariant&) = delete;
 
   std::string text() const;
+  bool is_sigmoid() const { return exponent2_ != kNoValue; }
   // Whether the mask's tiles have to be classified, and what one block of keys needs in memory for that.
   bool is_searched() const { return bounds_.kind == MaskBounds::Kind::kTileMap; }
   size_t extent_bytes() const;

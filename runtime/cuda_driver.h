@@ -109,6 +109,7 @@ class Driver {
   const DriverFunction<Context, unsigned long long*> context_id = find("cuCtxGetId", 12000);
   const DriverFunction<Context> context_push = find("cuCtxPushCurrent", 4000);
   const DriverFunction<Context*> context_pop = find("cuCtxPopCurrent", 4000);
+  const DriverFunction<> context_synchronize = find("cuCtxSynchronize", 2000);
 
   const DriverFunction<Library*, const void*, void*, void*, unsigned, void*, void*, unsigned> library_load =
       find("cuLibraryLoadData", 12000);

@@ -162,6 +162,11 @@ void synchronize(int device, void* stream) {
       stream_of(stream));
 }
 
+void synchronize(int device) {
+  const GpuContextScope scope(device);
+  cuda::call(cuda::driver(), cuda::driver().context_synchronize, [&] { return fmt::format("waiting for GPU {}", device); });
+}
+
 GpuMemory gpu_memory(int device) {
   const GpuContextScope scope(device);
   GpuMemory memory;

@@ -66,6 +66,7 @@ class GpuEvent {
 };
 
 void synchronize(int device, void* stream);
+void synchronize(int device);  // all its streams
 
 struct GpuMemory {
   size_t free_bytes = 0, total_bytes = 0;

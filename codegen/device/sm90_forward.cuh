@@ -8,9 +8,11 @@
 // A CTA works through a stream of key blocks that runs on from one tile of queries to the next: the first S of a tile is computed under the
 // last P V of the one before it, so the tensor cores do not drain in between (where shared memory holds two tiles of Q).
 //
+// A tile may turn out to need more care than it got; it is put on a list and computed again in Tile::kExact, in the same launch.
+//
 // Softmax with kStale takes its reference maximum from the first and from the masked blocks of a row; later blocks subtract it without
-// looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows puts its tile on a
-// list, which is computed again with exact maxima.
+// looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows needs its tile
+// computed again with exact maxima.
 
 // How often a ring of barriers was passed: the place in it, and the parity to wait for; who fills the ring waits for the other one.
 template <int kPlaces>
@@ -42,7 +44,7 @@ struct Layout {
   static constexpr int kFullO = kEmptyT + 8 * kPlacesT;  // one for each buffer of Q
   static constexpr int kDrained = kFullO + 8 * Config::kBuffersQ;
   static constexpr int kRedoCount = kDrained + 8, kRedo = (kRedoCount + 4 + 15) / 16 * 16, kMaxRedo = 256;
-  static constexpr int kBytes = kRedo + (Config::kStale ? 16 * kMaxRedo : 0);
+  static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
@@ -73,7 +75,7 @@ DEVICE Tile tile_at(int number, const Params& p) {
   return {p.tiles_m - 1 - rest / heads, head % p.heads, head / p.heads, Tile::kWork};
 }
 
-// Key blocks from the last to the first; at least one, which may be wholly masked.
+// Key blocks from the first to the last; at least one, which may be wholly masked.
 struct Blocks {
   int first, last;
 };
@@ -170,6 +172,9 @@ struct Producer {
     v.next();
   }
 
+  static constexpr int kRedoBase = 24;  // entries of the list: up to one for each consumer warp and tile
+  int done = 0;                         // tiles so far
+
   // K runs one block ahead of V, from tile to tile.
   int late_block = -1;
   Uniform late;
@@ -186,15 +191,15 @@ struct Producer {
   }
   DEVICE void load_tile(Tile tile) {
     const Uniform u = Variant::uniform(p, tile.b, tile.h);
-    // The list must have room for all tiles that are on their way.
-    if (Config::kStale && load_shared(at(L::kRedoCount)) > L::kMaxRedo / 2) tile.kind = Tile::kExact;
+    // Where much has to be done twice, once is better; the list must have room for all tiles that are on their way.
+    if (Config::kRedoes && load_shared(at(L::kRedoCount)) > min(kRedoBase + done++ / 2, L::kMaxRedo / 2)) tile.kind = Tile::kExact;
     if (Config::kPacked && tile.m * L::kRowsQ >= u.q_len) return;
     const Blocks blocks = announce(tile, u);
     if (Config::kBuffersQ == 1) load_late_v();  // consumers finish a tile before they look at the next
     if constexpr (Variant::kMask == Mask::kSearch) {
       search_blocks(tile, u);
     } else {
-      for (int block = blocks.last; block >= blocks.first; --block) load_block(block, 0, block == blocks.last, tile, u);
+      for (int block = blocks.first; block <= blocks.last; ++block) load_block(block, 0, block == blocks.first, tile, u);
     }
   }
 
@@ -206,7 +211,7 @@ struct Producer {
     const auto* extents = Variant::stored_extents(p, u.b, u.h);
     int pending = -1, pending_full = 0;  // the last block of a tile is marked, so each waits for the next one
     bool is_first = true;
-    for (int base = (count - 1) / kWarp * kWarp; base >= 0; base -= kWarp) {
+    for (int base = 0; base < count; base += kWarp) {
       const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
       TileClass kind = TileClass::kSkip;
       if (block < count) {
@@ -215,8 +220,8 @@ struct Producer {
       }
       const u32 full = __ballot_sync(~0u, kind == TileClass::kFull);
       for (u32 kept = __ballot_sync(~0u, kind != TileClass::kSkip); kept != 0;) {
-        const int place = 31 - __clz(kept);
-        kept ^= 1u << place;
+        const int place = __ffs(kept) - 1;
+        kept &= kept - 1;
         if (pending >= 0) {
           load_block(pending, pending << 2 | pending_full, is_first, tile, u);
           is_first = false;
@@ -229,27 +234,34 @@ struct Producer {
     load_block(pending, pending << 2 | 2 | pending_full, is_first, tile, u);
   }
 
+  // What the list has grown by. An entry may still be on its way; several warps may have asked for the same tile.
+  int redone = 0;
+  DEVICE void redo_tiles() {
+    for (const int count = load_shared(at(L::kRedoCount)); redone < count; ++redone) {
+      const int4 tile = load_shared_x4(at(L::kRedo) + 16 * redone);
+      if (tile.x < 0) break;
+      bool is_done = false;
+      for (int i = max(0, redone - 4 * L::kConsumerWarps); i < redone; ++i) {
+        const int4 other = load_shared_x4(at(L::kRedo) + 16 * i);
+        is_done = is_done || (other.x == tile.x && other.y == tile.y && other.z == tile.z);
+      }
+      if (!is_done) load_tile({tile.x, tile.y, tile.z, Tile::kExact});
+    }
+  }
+
   DEVICE void run() {
     for (int number = blockIdx.x; number < p.tiles;) {
       int next = 0;
       if (lane == 0) next = atomicAdd(p.counter, 1);
       load_tile(tile_at(number, p));
+      if (Config::kRedoes) redo_tiles();  // now, while other CTAs can still take over work
       number = gridDim.x + __shfl_sync(~0u, next, 0);
     }
     load_late_v();
-    if (Config::kStale) {
+    if (Config::kRedoes) {
       end_stream(Tile::kDrain);
       mbarrier_wait(at(L::kDrained), 0);
-      const int count = load_shared(at(L::kRedoCount));
-      for (int i = 0; i < count; ++i) {
-        const int4 tile = load_shared_x4(at(L::kRedo) + 16 * i);
-        bool is_done = false;  // several warps may have asked for the same tile
-        for (int j = 0; j < i; ++j) {
-          const int4 other = load_shared_x4(at(L::kRedo) + 16 * j);
-          is_done = is_done || (other.x == tile.x && other.y == tile.y && other.z == tile.z);
-        }
-        if (!is_done) load_tile({tile.x, tile.y, tile.z, Tile::kExact});
-      }
+      redo_tiles();
       load_late_v();
     }
     end_stream(Tile::kEnd);
@@ -296,11 +308,9 @@ struct Writer {
       if (speaks) mbarrier_arrive(at(L::kEmptyT, t.place()));
       t.next();
       if (tile.kind == Tile::kEnd) break;
-      if (tile.kind == Tile::kDrain) {  // what is computed again must land behind what it replaces
-        if (speaks) tma_store_wait_all();
-        continue;
-      }
+      if (tile.kind == Tile::kDrain) continue;
       mbarrier_wait(at(L::kFullO, q.place()), q.parity());
+      if (Config::kRedoes && speaks && tile.kind == Tile::kExact) tma_store_wait_all();  // it must land behind what it replaces
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
         const int row = tile.m * L::kRowsQ + wg * 64;
         const u32 from = at(L::kQ) + (q.place() * Config::kWarpgroups + wg) * L::kBytesQ;
@@ -325,7 +335,7 @@ struct Writer {
 // What a thread keeps of its two rows: places 0 and 1 are rows r and r + 8 of its warp's 16.
 struct Statistics {
   float reference[2];  // subtracted from the scores, in powers of two; -inf: none yet
-  float sum[2];        // of this thread's columns
+  float sum[2];        // of this thread's columns; sigmoid: of u^2
 };
 
 template <typename Config, typename Variant>
@@ -345,7 +355,7 @@ struct Consumer {
 
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
-  int block, first_block;
+  int block, last_block, skips;  // skips: blocks behind the last one that only other warpgroups of the CTA look at
   bool is_last_block, is_full_block;  // kSearch
   KeyRange full;                      // keys that all rows of the warpgroup keep
   typename Variant::Uniform uniform;
@@ -375,13 +385,13 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(first_row + 8 * i, uniform.q_len - 1), p, uniform);
     if constexpr (Variant::kMask != Mask::kSearch) {
-      first_block = load_shared(from + 16);
-      const int last = load_shared(from + 20);
+      block = load_shared(from + 16);
+      last_block = load_shared(from + 20);
       full = {load_shared(from + 28 + 12 * wg), load_shared(from + 32 + 12 * wg)};
-      block = last;
       if constexpr (Variant::kMask == Mask::kRange) {
-        block = max(load_shared(from + 24 + 12 * wg), first_block);
-        skip_blocks(last - block);
+        const int own = max(load_shared(from + 24 + 12 * wg), block);
+        skips = last_block - own;
+        last_block = own;
       }
     }
   }
@@ -391,14 +401,15 @@ struct Consumer {
     release(at(L::kEmptyT, (t.count - back) % L::kPlacesT));
   }
 
-  // The CTA's other warpgroups look at these blocks: give them back unread.
-  DEVICE void skip_blocks(int count) {
-    for (int i = 0; i < count; ++i) {
+  // Gives back unread what only others look at: K at the tile's end, V behind the last P V.
+  DEVICE void skip_k() {
+    if (Variant::kMask != Mask::kRange) return;
+    late_skips = skips;
+    for (; skips > 0; --skips) {
       mbarrier_wait(at(L::kFullK, k.place()), k.parity());
       release(at(L::kEmptyK, k.place()));
       k.next();
     }
-    late_skips = count;
   }
   DEVICE void skip_late() {
     if (Variant::kMask != Mask::kRange) return;
@@ -417,7 +428,7 @@ struct Consumer {
       is_full_block = word & 1;
     }
   }
-  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
+  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == last_block; }
   DEVICE bool is_masked() const {
     if (Variant::kMask == Mask::kSearch) return !is_full_block;
     const int first_k = block * Config::kBlockN;
@@ -480,22 +491,43 @@ struct Consumer {
     });
   }
 
-  // sigmoid(x) = (1 + tanh(x / 2)) / 2 by the unit's tanh, or by exp2 and a reciprocal.
-  template <bool kGuarded, bool kTanh>
+  // sigmoid(x), by what is right for the tile:
+  //   kTanh   (1 + tanh(x / 2)) / 2 by the unit's tanh, whose error of 4e-7 must be small against the weights
+  //   kSmall  u - u^2 with u = exp(x), of relative error u^2, while all u are small: the sum of u^2 bounds the greatest; no maximum,
+  //           since the pipe that compares is short of time
+  //   kExact  1 / (1 + exp(-x))
+  enum class Form { kTanh, kSmall, kExact };
+  static constexpr float kGreatestSquares = 1.0f / 400;
+  template <bool kGuarded, Form kForm>
   DEVICE void sigmoid_weights(float (&s)[kS]) {
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-      float weight;
-      if constexpr (kTanh) {
+      if constexpr (kForm == Form::kTanh) {
         const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
-        weight = fmaf(tanh_approx(half), 0.5f, 0.5f);
+        s[i] = keeps ? fmaf(tanh_approx(half), 0.5f, 0.5f) : 0.0f;
       } else {
-        weight = sigmoid_log2(Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps));
+        const float x = Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
+        if constexpr (kForm == Form::kSmall) {
+          const float u = exp2_approx(keeps ? x : -kInfinity);
+          stats.sum[place] = fmaf(u, u, stats.sum[place]);
+          s[i] = fmaf(-u, u, u);
+        } else {
+          s[i] = keeps ? sigmoid_log2(x) : 0.0f;
+        }
       }
-      s[i] = keeps ? weight : 0.0f;
     });
   }
-  // tanh's error, 4e-7 of 1 here, must be small against the weights: they lie about the sigmoid of the score's constant part.
+  // The weights lie about the sigmoid of the score's constant part.
   static constexpr float kLeastCenter = -8.5f;
+  template <bool kGuarded>
+  DEVICE void sigmoid(float (&s)[kS]) {
+    if (!Config::kFast || kind == Tile::kExact) {
+      sigmoid_weights<kGuarded, Form::kExact>(s);
+    } else if (Variant::center(p, uniform) >= kLeastCenter) {
+      sigmoid_weights<kGuarded, Form::kTanh>(s);
+    } else {
+      sigmoid_weights<kGuarded, Form::kSmall>(s);
+    }
+  }
 
   DEVICE static float over_row(float x, bool is_max) {
     const float y = __shfl_xor_sync(~0u, x, 1);
@@ -576,16 +608,10 @@ struct Consumer {
   DEVICE bool weights(float (&s)[kS], float (&scale)[2]) {
     const bool masked = is_masked();
     if constexpr (kSigmoid) {
-      if (Config::kFast && Variant::center(p, uniform) >= kLeastCenter) {
-        if (masked) {
-          sigmoid_weights<true, true>(s);
-        } else {
-          sigmoid_weights<false, true>(s);
-        }
-      } else if (masked) {
-        sigmoid_weights<true, false>(s);
+      if (masked) {
+        sigmoid<true>(s);
       } else {
-        sigmoid_weights<false, false>(s);
+        sigmoid<false>(s);
       }
       return false;
     } else if constexpr (!kSoftmax) {
@@ -640,10 +666,20 @@ struct Consumer {
         if (row < q_len) p.lse[tile.z * p.lse_stride[0] + tile.y * p.lse_stride[1] + (first_q + row) * p.lse_stride[2]] = lse;
       }
     }
-    if constexpr (Config::kStale) {
-      if (__any_sync(~0u, is_lost) && tile.w == Tile::kWork && lane == 0)
-        store_shared_x4(at(L::kRedo) + 16 * add_shared(at(L::kRedoCount), 1), {tile.x, tile.y, tile.z, 0});
-    }
+    if constexpr (Config::kStale) redo_if(is_lost, tile);
+  }
+  // Puts the tile on the list if a lane of the warp says so.
+  DEVICE void redo_if(bool is_lost, const int4& tile) {
+    if (__any_sync(~0u, is_lost) && tile.w == Tile::kWork && lane == 0)
+      store_shared_x4(at(L::kRedo) + 16 * add_shared(at(L::kRedoCount), 1), {tile.x, tile.y, tile.z, 0});
+  }
+  DEVICE void close_tile(int back, const float (&sink2)[2], float (&inverse)[2]) {
+    if constexpr (kSoftmax) close_rows(back, sink2, inverse);
+    if constexpr (kSigmoid && Config::kRedoes) close_sigmoid(back);
+  }
+  DEVICE void close_sigmoid(int back) {
+    redo_if(!(fmaxf(stats.sum[0], stats.sum[1]) < kGreatestSquares) || stats.sum[0] != stats.sum[0] || stats.sum[1] != stats.sum[1],
+            load_shared_x4(at(L::kTiles) + 4 * L::kWordsT * ((t.count - back) % L::kPlacesT)));
   }
 
   // Stages O over the tile's Q and hands it to the writer.
@@ -682,14 +718,13 @@ struct Consumer {
         continue;
       }
       // The first scores of the stream: nothing else to do meanwhile.
-      skip_late();
       mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
       wait_k();
       issue_qk(s);
       wait_qk(s);
       release(at(L::kEmptyK, k.place()));
       k.next();
-      if constexpr (kSoftmax) start_rows();
+      start_rows();
       weights(s, scale);
       convert(s, w);
 #pragma unroll
@@ -700,14 +735,16 @@ struct Consumer {
         const bool ends = ends_tile();
         const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
         if (ends) {
+          skip_k();
           fetch_tile();
           if (Config::kBuffersQ == 1 || !has_work()) {
             mbarrier_wait(at(L::kFullV, v.place()), v.parity());
             issue_pv(o, w);
-            if constexpr (kSoftmax) close_rows(2, sinks, inverse);
+            close_tile(2, sinks, inverse);
             wait_pv(o);
             release(at(L::kEmptyV, v.place()));
             v.next();
+            skip_late();
             finish_tile(o, inverse, q.place(), 2);
             q.next();
             break;
@@ -715,17 +752,15 @@ struct Consumer {
           q.next();
           mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
         } else if (Variant::kMask != Mask::kSearch) {
-          --block;
+          ++block;
         }
         wait_k();
         issue_qk(s);
         mbarrier_wait(at(L::kFullV, v.place()), v.parity());
         issue_pv(o, w);
-        if constexpr (kSoftmax) {
-          if (ends) {
-            close_rows(2, sinks, inverse);
-            start_rows();
-          }
+        if (ends) {
+          close_tile(2, sinks, inverse);
+          start_rows();
         }
         wait_qk_under_pv(s);
         release(at(L::kEmptyK, k.place()));
@@ -795,6 +830,7 @@ DEVICE void attention_forward_sm90(const Params& p) {
     }
     mbarrier_init(at(L::kDrained), L::kConsumerWarps);
     store_shared(at(L::kRedoCount), 0);
+    for (int i = 0; Config::kRedoes && i < L::kMaxRedo; ++i) store_shared(at(L::kRedo) + 16 * i, -1);
     mbarrier_fence_init();
   }
   __syncthreads();

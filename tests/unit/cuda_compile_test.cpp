@@ -68,7 +68,9 @@ TEST_F(CudaCompile, OwnSkeleton) {
     const fs::path path = fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn");
     const std::string text = read_file(path);
     const GpuKernelOptions options = gpu_options(64);
-    compile(emit_gpu_forward(lowered_for(text, options), canonical(text), options, GpuConfig{}), options.arch, path.string());
+    const Lowered lowered = lowered_for(text, options);
+    compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
+    compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
   }
 }
 

@@ -120,6 +120,10 @@ int context_pop(FakeContext** context) {
   return 0;
 }
 
+int context_synchronize() {
+  return 0;
+}
+
 int library_load(void** library, const void*, void*, void*, unsigned, void*, void*, unsigned) {
   if (const int code = fault("cuLibraryLoadData")) return code;
   ++fake().library_loads;
@@ -304,6 +308,7 @@ const Entry kFunctions[] = {
     ENTRY("cuCtxGetId", context_id),
     ENTRY("cuCtxPushCurrent", context_push),
     ENTRY("cuCtxPopCurrent", context_pop),
+    ENTRY("cuCtxSynchronize", context_synchronize),
     ENTRY("cuLibraryLoadData", library_load),
     ENTRY("cuLibraryUnload", library_unload),
     ENTRY("cuLibraryGetKernel", library_kernel),

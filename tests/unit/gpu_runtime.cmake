@@ -8,7 +8,11 @@ target_link_libraries(attune_fake_cuda PRIVATE attune_options)
 set_target_properties(attune_fake_cuda PROPERTIES OUTPUT_NAME cuda SUFFIX .so.1 NO_SONAME ON
   LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fake_driver)
 
+function(attune_use_fake_driver name)
+  set_target_properties(${name} PROPERTIES BUILD_RPATH ${CMAKE_CURRENT_BINARY_DIR}/fake_driver)
+  target_link_options(${name} PRIVATE LINKER:--disable-new-dtags)
+  add_dependencies(${name} attune_fake_cuda)
+endfunction()
+
 attune_test(gpu_executor_tests unit unit/gpu_executor_test.cpp LIBS attune_runtime fmt::fmt)
-set_target_properties(gpu_executor_tests PROPERTIES BUILD_RPATH ${CMAKE_CURRENT_BINARY_DIR}/fake_driver)
-target_link_options(gpu_executor_tests PRIVATE LINKER:--disable-new-dtags)
-add_dependencies(gpu_executor_tests attune_fake_cuda)
+attune_use_fake_driver(gpu_executor_tests)

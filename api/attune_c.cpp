@@ -1,0 +1,190 @@
+#include "api/attune_c.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "api/attune.h"
+#include "api/kernels.h"
+#include "runtime/error.h"
+
+struct attune_program {
+  attune::Variant variant;
+};
+
+struct attune_plan {
+  attune::Plan plan;
+  std::string description;
+};
+
+namespace {
+
+using attune::ArgumentError;
+
+thread_local std::string last_error;
+
+attune_status fail(attune_status status, const char* message) noexcept {
+  try {
+    last_error = message;
+  } catch (...) {
+    last_error.clear();  // no memory for the message
+  }
+  return status;
+}
+
+// No exception leaves the library.
+template <typename Call>
+attune_status guarded(const Call& call) noexcept {
+  try {
+    call();
+    return ATTUNE_OK;
+  } catch (const attune::ProgramError& error) {
+    return fail(ATTUNE_PROGRAM_ERROR, error.what());
+  } catch (const ArgumentError& error) {
+    return fail(ATTUNE_ARGUMENT_ERROR, error.what());
+  } catch (const attune::EnvironmentError& error) {
+    return fail(ATTUNE_ENVIRONMENT_ERROR, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(ATTUNE_ENVIRONMENT_ERROR, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(ATTUNE_INTERNAL_ERROR, error.what());
+  } catch (...) {
+    return fail(ATTUNE_INTERNAL_ERROR, "unknown exception");
+  }
+}
+
+void expect_given(const void* argument, const char* name) {
+  if (!argument) throw ArgumentError(fmt::format("{} is null", name));
+}
+
+// The C enumerations have the values of the C++ ones.
+template <typename Enum>
+Enum enum_of(int32_t value, int32_t last, const char* name) {
+  if (value < 0 || value > last) throw ArgumentError(fmt::format("{} is {}, expected 0..{}", name, value, last));
+  return static_cast<Enum>(value);
+}
+
+attune::Tensor tensor_of(const attune_tensor* tensor, const std::string& name) {
+  if (!tensor || (tensor->rank == 0 && !tensor->data)) return {};
+  if (tensor->rank < 0 || tensor->rank > ATTUNE_MAX_RANK) {
+    throw ArgumentError(fmt::format("{}: rank is {}, expected 0..{}", name, tensor->rank, ATTUNE_MAX_RANK));
+  }
+  const auto rank = static_cast<size_t>(tensor->rank);
+  attune::Tensor result;
+  result.data = tensor->data;
+  result.dtype = enum_of<attune::DType>(tensor->dtype, ATTUNE_U8, (name + ": dtype").c_str());
+  result.shape.assign(tensor->shape, tensor->shape + rank);
+  result.strides.assign(tensor->strides, tensor->strides + rank);
+  return result;
+}
+
+attune::Scalar scalar_of(const attune::ParamInfo* info, double number) {
+  if (!info) return number;  // whoever takes it reports the name
+  if (info->is_bool && (number == 0 || number == 1)) return number == 1;
+  return number;
+}
+
+void check_params(const attune_param* params, int32_t count) {
+  if (count < 0) throw ArgumentError(fmt::format("{} parameters, expected 0 or more", count));
+  if (count > 0) expect_given(params, "the array of parameters");
+  for (int32_t i = 0; i < count; ++i) expect_given(params[i].name, fmt::format("the name of parameter {}", i).c_str());
+}
+
+const attune::ParamInfo* find(const attune::Variant& variant, std::string_view name) {
+  for (const attune::ParamInfo& info : variant.params()) {
+    if (info.name == name) return &info;
+  }
+  return nullptr;
+}
+
+attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan_options* given) {
+  attune::PlanOptions options;
+  if (!given) return options;
+  if (given->size != sizeof(attune_plan_options)) {
+    throw ArgumentError(fmt::format("attune_plan_options: size is {}, expected {}; the header is of another version", given->size,
+                                    sizeof(attune_plan_options)));
+  }
+  options.dtype = enum_of<attune::DType>(given->dtype, ATTUNE_U8, "dtype");
+  options.device.kind = enum_of<attune::Device::Kind>(given->device_kind, ATTUNE_CUDA, "device_kind");
+  options.device.ordinal = given->device_ordinal;
+  options.accuracy = enum_of<attune::Accuracy>(given->accuracy, ATTUNE_HIGH, "accuracy");
+  options.cu_q = given->cu_q;
+  options.cu_k = given->cu_k;
+  check_params(given->params, given->param_count);
+  for (int32_t i = 0; i < given->param_count; ++i) {
+    const attune_param& param = given->params[i];
+    if (param.tensor) {
+      options.tensors[param.name] = tensor_of(param.tensor, fmt::format("parameter '{}'", param.name));
+    } else {
+      options.scalars[param.name] = scalar_of(find(variant, param.name), param.number);
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+const char* attune_version(void) {
+  static const std::string* version = new std::string(attune::attune_version());
+  return version->c_str();
+}
+
+int32_t attune_abi_version(void) {
+  return ATTUNE_ABI_VERSION;
+}
+
+const char* attune_last_error(void) {
+  return last_error.c_str();
+}
+
+attune_status attune_compile(const char* text, const attune_param* constants, int32_t constant_count, attune_program** program) {
+  return guarded([&] {
+    expect_given(text, "text");
+    expect_given(program, "program");
+    check_params(constants, constant_count);
+    attune::CompileOptions options;
+    for (int32_t i = 0; i < constant_count; ++i) {
+      if (constants[i].tensor) throw ArgumentError(fmt::format("constant '{}' is a tensor, expected a number", constants[i].name));
+      options.constants[constants[i].name] = constants[i].number;
+    }
+    *program = new attune_program{attune::compile(text, options)};
+  });
+}
+
+void attune_program_release(attune_program* program) {
+  delete program;
+}
+
+attune_status attune_plan_make(const attune_program* program, const attune_shape* shape, const attune_plan_options* options,
+                               attune_plan** plan) {
+  return guarded([&] {
+    expect_given(program, "program");
+    expect_given(shape, "shape");
+    expect_given(plan, "plan");
+    const attune::Shape sizes = {shape->batch, shape->heads, shape->kv_heads, shape->q_len, shape->k_len, shape->head_dim, shape->v_dim};
+    auto made = std::make_unique<attune_plan>(attune_plan{program->variant.plan(sizes, options_of(program->variant, options)), {}});
+    made->description = made->plan.describe();
+    *plan = made.release();
+  });
+}
+
+void attune_plan_release(attune_plan* plan) {
+  delete plan;
+}
+
+size_t attune_plan_workspace_size(const attune_plan* plan) {
+  return plan ? plan->plan.workspace_bytes() : 0;
+}
+
+const char* attune_plan_describe(const attune_plan* plan) {
+  return plan ? plan->description.c_str() : "";
+}
+
+attune_status attune_plan_forward(const attune_plan* plan, const attune_tensor* q, const attune_tensor* k, const attune_tensor* v,
+                                  const attune_tensor* out, const attune_tensor* lse, void* stream, void* workspace) {
+  return guarded([&] {
+    expect_given(plan, "plan");
+    plan->plan.forward({tensor_of(q, "tensor 'q'"), tensor_of(k, "tensor 'k'"), tensor_of(v, "tensor 'v'"), tensor_of(out, "tensor 'out'"),
+                        tensor_of(lse, "tensor 'lse'"), stream, workspace});
+  });
+}

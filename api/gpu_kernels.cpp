@@ -1,0 +1,48 @@
+#include "api/gpu_kernels.h"
+
+#include <fmt/format.h>
+
+#include "api/kernels.h"
+#include "api/settings.h"
+#include "api/tensors.h"
+#include "codegen/cuda_emitter.h"
+
+namespace attune {
+
+std::string gpu_config_text(const codegen::GpuConfig& config) {
+  const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
+  std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m(), config.block_n, config.stages);
+  if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
+  if (config.stale) text += ", stale softmax";
+  return text;
+}
+
+std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
+                     options.v_dim, gpu_config_text(config), options.packed ? ", packed" : "",
+                     options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "");
+}
+
+std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+                                                    const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
+                                                    bool forbid_jit) {
+  auto code = std::make_shared<GpuKernelCode>();
+  code->kernel = codegen::emit_gpu_forward(lowered, canonical, options, config);
+  const runtime::GpuSource source = {code->kernel.source, options.arch};
+  const runtime::ObjectCache cache = open_object_cache();
+  std::string dump_name;
+  if (has_dump_folder()) {
+    dump_name = fmt::format("{}_{}", code->kernel.name, runtime::gpu_binary_key(source).hex().substr(0, 8));
+    dump(dump_name + ".cu", source.text);
+  }
+  if (forbid_jit) {
+    code->binary = runtime::stored_gpu_binary(source, cache);
+    if (!code->binary) fail_forbidden(fmt::format("kernel '{}' ({})", code->kernel.name, gpu_kernel_text(options, config)), cache);
+  } else {
+    code->binary = runtime::get_gpu_binary(source, cache, {always_compiles(), {}});
+  }
+  if (has_dump_folder()) dump(dump_name + ".cubin", code->binary->cubin);
+  return code;
+}
+
+}  // namespace attune

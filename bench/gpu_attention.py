@@ -1,0 +1,699 @@
+#!/usr/bin/env python3
+"""Attune against PyTorch on a GPU, forward pass, sustained: the suites main, dims, variants and latency of docs/benchmarks.md.
+
+  python3 bench/gpu_attention.py main dims [--accuracy fast,high] [--flex] [--seconds 0.4] [--quick]
+
+Every contender of a point runs in the same process by turns: `seconds` of the same call back to back, then one pair of events around another such span; the order
+is reversed once. Data are normal and random. Before that each contender is checked: the output is filled with NaN, then one head, drawn at random, is compared
+with float64. A point of Attune's whose relative error is above 3.5e-3, or that fails, is marked BAD and makes the exit code 1; 3 means that the GPU was lost.
+FLOP: 2 (head_dim + v_dim) for each pair and head; causal masks count half of all pairs, other masks the pairs that they keep.
+Writes $OUT/gpu-DATE-GPU.json ($OUT: bench/results by default), after every point, and prints a table of each suite. A machine without a GPU says "skipped".
+"""
+import argparse
+import contextlib
+import ctypes
+import datetime
+import json
+import math
+import os
+import pathlib
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import attune_ctypes
+
+try:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ModuleNotFoundError:
+    torch = None
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SUITES = ("main", "dims", "variants", "latency")
+ERROR_LIMIT = 3.5e-3  # relative norm; bf16 rounding of P and O alone gives 2.0e-3 to 2.5e-3
+HEAD_SIZE = 2048      # heads * head_dim of the main suite
+TOKENS = 16384        # batch * seqlen
+
+
+# ---- programs ----------------------------------------------------------------------------------------------------------------------------------------------
+
+def example(name):
+    return (ROOT / "examples" / f"{name}.attn").read_text()
+
+
+def without_mask(text):
+    return re.sub(r"^\s*mask\s*=.*\n", "", text, flags=re.M)
+
+
+def programs():
+    return {
+        ("softmax", False): example("softmax"), ("softmax", True): example("causal"),
+        ("sigmoid", False): without_mask(example("flash_sigmoid")), ("sigmoid", True): example("flash_sigmoid"),
+    }
+
+
+ALIBI_SOFT_CAP = """attention alibi_soft_cap(cap: f32 = 50, slopes: grad f32[heads]) {
+  score   = cap * tanh(qk * rsqrt(head_dim) / cap) - slopes[h] * (q_pos - k_pos)
+  mask    = k_pos <= q_pos
+  weights = softmax(score)
+}
+"""
+CAP, WINDOW, DOCUMENT = 50.0, 1024, 1024
+
+
+# ---- device ------------------------------------------------------------------------------------------------------------------------------------------------
+
+class Nvml:
+    """SM clock and power of the GPU that torch uses, sampled by a thread; nothing where there is no NVML."""
+
+    def __init__(self, device):
+        self.handle, self.samples, self.driver = None, [], None
+        if device != "cuda":
+            return
+        try:
+            self.c = ctypes.CDLL("libnvidia-ml.so.1")
+            handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+            if self.c.nvmlInit_v2():
+                return
+            if not self.c.nvmlSystemGetDriverVersion(text, 96):
+                self.driver = text.value.decode()
+            uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}".encode()
+            if self.c.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle)) and self.c.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
+                return
+        except (OSError, AttributeError):
+            return
+        self.handle = handle
+        threading.Thread(target=self.sample, daemon=True).start()
+
+    def sample(self):
+        value = ctypes.c_uint()
+        while True:
+            sm = value.value if self.c.nvmlDeviceGetClockInfo(self.handle, 1, ctypes.byref(value)) == 0 else None
+            sm = value.value if sm is not None else None
+            power = value.value / 1e3 if self.c.nvmlDeviceGetPowerUsage(self.handle, ctypes.byref(value)) == 0 else None
+            self.samples.append((time.perf_counter(), sm, power))
+            time.sleep(0.02)
+
+    def between(self, start, end):
+        """(clock in MHz, power in W): medians, None where there is no sample."""
+        inside = [sample for sample in self.samples if start <= sample[0] <= end]
+        columns = ([sample[i] for sample in inside if sample[i] is not None] for i in (1, 2))
+        return [statistics.median(column) if column else None for column in columns]
+
+
+class Device:
+    def __init__(self, kind):
+        self.kind = kind
+        if kind == "cuda":
+            torch.zeros(1, device="cuda")
+        self.nvml = Nvml(kind)
+
+    def name(self):
+        return torch.cuda.get_device_name(0) if self.kind == "cuda" else "cpu"
+
+    def sync(self):
+        if self.kind == "cuda":
+            torch.cuda.synchronize()
+
+    def stream(self):
+        return torch.cuda.current_stream().cuda_stream if self.kind == "cuda" else 0
+
+    def span_ms(self, call, count):
+        """Device time of a call, of `count` back to back; with the host's times of that span."""
+        if self.kind == "cuda":
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+            for _ in range(count):
+                call()
+            last.record()
+            self.sync()
+            end = time.perf_counter()
+            total = first.elapsed_time(last)
+            return total / count, end - total / 1e3, end
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        end = time.perf_counter()
+        return (end - start) * 1e3 / count, start, end
+
+    def sustained(self, call, seconds):
+        """{ms, clock_mhz, power_w} of a call, after `seconds` of the same."""
+        call()
+        self.sync()
+        estimate, _, _ = self.span_ms(call, 3)
+        count = max(3, round(seconds * 1e3 / max(estimate, 1e-3)))
+        for _ in range(count):  # not waited for: the measured span follows without a gap
+            call()
+        ms, start, end = self.span_ms(call, count)
+        clock, power = self.nvml.between(start, end)
+        return {"ms": ms, "clock_mhz": clock, "power_w": power}
+
+
+# ---- problems and contenders -------------------------------------------------------------------------------------------------------------------------------
+
+class Problem:
+    """Random q, k, v [batch, seq, heads, dim] and what a head of the answer is."""
+
+    def __init__(self, device, dtype, batch, seq, heads, head_dim, v_dim=None, kv_heads=None, seed=0):
+        self.batch, self.seq, self.heads, self.kv_heads = batch, seq, heads, kv_heads or heads
+        self.head_dim, self.v_dim, self.dtype, self.device = head_dim, v_dim or head_dim, dtype, device
+        generator = torch.Generator(device.kind).manual_seed(seed)
+
+        def normal(count, dim):
+            return torch.randn(batch, seq, count, dim, device=device.kind, generator=generator).to(getattr(torch, {"bf16": "bfloat16", "f16": "float16"}[dtype]))
+
+        self.q, self.k, self.v = normal(self.heads, head_dim), normal(self.kv_heads, head_dim), normal(self.kv_heads, self.v_dim)
+        self.sample = (random.randrange(batch), random.randrange(heads))  # the head that is checked
+        self.references = {}
+
+    def shape(self):
+        return attune_ctypes.Shape(self.batch, self.heads, self.kv_heads, self.seq, self.seq, self.head_dim, self.v_dim)
+
+    def gflop(self, pairs):
+        return 2 * (self.head_dim + self.v_dim) * self.batch * self.heads * pairs / 1e9
+
+    def all_pairs(self, causal):
+        return self.seq * self.seq * (0.5 if causal else 1)
+
+    def reference(self, key, weights, mask=None, score=None):
+        """The sampled head in float64 [seq, v_dim], in blocks of queries; kept under `key`."""
+        if key not in self.references:
+            b, h = self.sample
+            group = h // (self.heads // self.kv_heads)
+            q, k, v = self.q[b, :, h].double(), self.k[b, :, group].double(), self.v[b, :, group].double()
+            k_pos, blocks = torch.arange(self.seq, device=q.device)[None], []
+            bias = torch.tensor(-math.log(self.seq), dtype=torch.float32).double().item()
+            for first in range(0, self.seq, 2048):
+                q_pos = torch.arange(first, min(first + 2048, self.seq), device=q.device)[:, None]
+                s = q[first:first + 2048] @ k.T / math.sqrt(self.head_dim)
+                s = score(s, q_pos, k_pos, h) if score else s
+                keep = mask(q_pos, k_pos) if mask else None
+                if weights == "softmax":
+                    p = torch.softmax(s if keep is None else s.masked_fill(~keep, -math.inf), -1)
+                else:
+                    p = torch.sigmoid(s + bias)
+                    p = p if keep is None else p * keep
+                blocks.append(p @ v)
+            self.references[key] = torch.cat(blocks)
+        return self.references[key]
+
+    def plain_reference(self, weights, causal):
+        return self.reference((weights, causal), weights, causal_mask if causal else None)
+
+
+def causal_mask(q_pos, k_pos):
+    return k_pos <= q_pos
+
+
+class Contender:
+    """call() -> output [batch, seq, heads, v_dim] of `problem`; `reference()` gives its sampled head."""
+
+    ours = False
+
+    def __init__(self, name, problem, call, reference, pairs, backend=None):
+        self.name, self.problem, self.call, self.reference, self.backend = name, problem, call, reference, backend
+        self.gflop = problem.gflop(pairs)
+        self.row = {"contender": name, "status": "ok", "message": "", "error": None, "ms": None}
+        self.timings = []
+
+    def context(self):
+        return sdpa_kernel(self.backend) if self.backend is not None else contextlib.nullcontext()
+
+    def output(self):
+        return self.call()
+
+    def check(self):
+        """Fills in error and status; True if the contender may be timed."""
+        try:
+            with torch.no_grad(), self.context():
+                out = self.output()
+                self.problem.device.sync()
+            b, h = self.problem.sample
+            want = self.reference()
+            got = out.reshape(self.problem.batch, self.problem.seq, self.problem.heads, self.problem.v_dim)
+            error = ((got[b, :, h].double() - want).norm() / want.norm()).item()
+            self.row["error"] = error if math.isfinite(error) else None
+            if not bool(torch.isfinite(got).all()):
+                self.fail("NaN or infinity in the output")
+            elif not error <= ERROR_LIMIT:
+                self.fail(f"relative error {error:.2e}, limit {ERROR_LIMIT:.1e}")
+        except Exception as exception:  # a contender that fails is a row with its message
+            self.fail(str(exception).strip().split("\n")[0][:300])
+            return False
+        return True
+
+    def fail(self, message):
+        self.row.update(status="BAD" if self.ours else "n/a", message=message)
+
+    def time(self, seconds):
+        with torch.no_grad(), self.context():
+            self.timings.append(self.problem.device.sustained(self.call, seconds))
+
+    def finish(self):
+        if self.timings:
+            row, columns = self.row, {key: [timing[key] for timing in self.timings] for key in self.timings[0]}
+            row["ms"] = statistics.mean(columns["ms"])
+            row["tflops"] = self.gflop / row["ms"]
+            row["each"] = self.timings
+            for key in ("clock_mhz", "power_w"):
+                values = [value for value in columns[key] if value is not None]
+                row[key] = statistics.mean(values) if values else None
+        return self.row
+
+
+class AttuneContender(Contender):
+    ours = True
+
+    def __init__(self, name, problem, library, text, reference, pairs, accuracy, params=None, constants=None, offsets=None):
+        super().__init__(name, problem, None, reference, pairs)
+        self.make = lambda: self.bind(library, text, accuracy, params or {}, constants or {}, offsets)
+        self.row["accuracy"] = accuracy
+
+    def bind(self, library, text, accuracy, params, constants, offsets):
+        p = self.problem
+        shape, tensors = p.shape(), [p.q, p.k, p.v]
+        self.out = torch.empty(p.batch, p.seq, p.heads, p.v_dim, dtype=p.q.dtype, device=p.q.device)
+        bound = [*tensors, self.out]
+        if offsets:  # packed: one sequence after the other
+            lengths = [b - a for a, b in zip(offsets, offsets[1:])]
+            shape.batch, shape.q_len, shape.k_len = len(lengths), max(lengths), max(lengths)
+            bound = [tensor.flatten(0, 1) for tensor in bound]
+        plan = library.compile(text, **constants).plan(shape, p.dtype, p.device.kind, accuracy=accuracy, params=params, cu_q=offsets, cu_k=offsets)
+        size = plan.workspace_size()
+        workspace = torch.zeros(size, dtype=torch.uint8, device=p.q.device) if size else None
+        self.row["plan"] = plan.describe()
+        self.call = plan.bind(*bound, stream=p.device.stream(), workspace=workspace)
+
+    def output(self):
+        self.make()
+        for _ in range(2):  # the second call sees what the first left in the workspace
+            self.out.fill_(math.nan)
+            self.call()
+        self.problem.device.sync()
+        self.first = self.out.clone()
+        return self.out
+
+    def finish(self):
+        if self.timings and not torch.equal(self.first.view(torch.int16), self.out.view(torch.int16)):
+            self.fail("not the same bits after the timed calls")
+        return super().finish()
+
+
+def sdpa(problem, causal):
+    gqa = {"enable_gqa": True} if problem.kv_heads != problem.heads else {}
+    q, k, v = (tensor.transpose(1, 2) for tensor in (problem.q, problem.k, problem.v))
+
+    def call():
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, **gqa).transpose(1, 2)
+
+    return call
+
+
+def torch_contenders(problem, causal, names=("cuDNN", "FA2")):
+    backends = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "FA2": SDPBackend.FLASH_ATTENTION}
+    if problem.device.kind == "cpu":
+        backends = {name: None for name in backends}
+    return [Contender(name, problem, sdpa(problem, causal), lambda: problem.plain_reference("softmax", causal), problem.all_pairs(causal), backends[name])
+            for name in names]
+
+
+def plain_contenders(bench, problem, causal, weights=("softmax", "sigmoid"), prefix=""):
+    return [AttuneContender(f"Attune {prefix}{kind} {accuracy}", problem, bench.library, programs()[kind, causal],
+                            lambda kind=kind: problem.plain_reference(kind, causal), problem.all_pairs(causal), accuracy)
+            for kind in weights for accuracy in bench.accuracies]
+
+
+def flex_contender(name, problem, reference, pairs, mask_mod, score_mod=None):
+    """FlexAttention, compiled for this shape; its first call is in the row as first_call_s."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    torch._dynamo.reset()
+    q, k, v = (tensor.transpose(1, 2) for tensor in (problem.q, problem.k, problem.v))
+    compiled = torch.compile(flex_attention, dynamic=False)
+    state = {}
+
+    def call():
+        if not state:
+            start = time.perf_counter()
+            state["mask"] = create_block_mask(mask_mod, None, None, problem.seq, problem.seq, device=problem.device.kind)
+            compiled(q, k, v, score_mod=score_mod, block_mask=state["mask"])
+            problem.device.sync()
+            contender.row["first_call_s"] = time.perf_counter() - start
+        return compiled(q, k, v, score_mod=score_mod, block_mask=state["mask"]).transpose(1, 2)
+
+    contender = Contender(name, problem, call, reference, pairs)
+    return contender
+
+
+# ---- suites ------------------------------------------------------------------------------------------------------------------------------------------------
+
+class GpuLost(RuntimeError):
+    pass
+
+
+class Bench:
+    def __init__(self, arguments, device):
+        self.arguments, self.device = arguments, device
+        self.library = attune_ctypes.Library(arguments.library)
+        self.accuracies = arguments.accuracy.split(",")
+        self.dry = arguments.dry_run
+        self.bad = 0
+        self.about = {"date": datetime.date.today().isoformat(), "gpu": device.name(), "driver": device.nvml.driver, "torch": torch.__version__, "cuda": torch.version.cuda,
+                      "cudnn": torch.backends.cudnn.version() if device.kind == "cuda" else None, "attune": self.library.version(), "commit": commit(),
+                      "dtype": arguments.dtype, "seconds": arguments.seconds, "seed": arguments.seed}
+        slug = re.sub(r"[^a-z0-9]+", "-", device.name().lower()).strip("-")
+        folder = pathlib.Path(os.environ.get("OUT") or ROOT / "bench" / "results")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / f"gpu-{self.about['date']}-{slug}.json"
+
+    def problem(self, *shape, **more):
+        if self.dry:
+            batch, seq, heads, *dims = shape
+            shape = (1, min(seq, 256) if batch > 1 else max(64, seq // 64), 2, *dims)
+            more = {key: 1 if key == "kv_heads" else value for key, value in more.items()}
+        return Problem(self.device, self.arguments.dtype, *shape, seed=random.getrandbits(32), **more)
+
+    def save(self, suite, content):
+        """Into the file, beside the suites that other processes wrote."""
+        known = json.loads(self.file.read_text()) if self.file.exists() else {"suites": {}}
+        known["suites"][suite] = {"about": self.about, **content}
+        temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(known, indent=1) + "\n")
+        temporary.replace(self.file)
+
+    def measure(self, title, contenders, **labels):
+        """One point: checks, then times by turns, in order and in reverse."""
+        ready = [contender for contender in contenders if contender.check()]
+        try:
+            self.device.sync()
+            for order in (ready, ready[::-1]):
+                for contender in order:
+                    contender.time(self.arguments.seconds)
+            rows = [contender.finish() for contender in contenders]
+        except Exception as exception:
+            failures = [f"{c.row['contender']}: {c.row['message']}" for c in contenders if c.row["status"] != "ok"]
+            raise GpuLost("; ".join([f"{title}: {exception}", *failures])) from exception
+        base = next((row["ms"] for row in rows if row["contender"].startswith("cuDNN") and row["status"] == "ok"), None)
+        for row in rows:
+            row["ratio"] = base / row["ms"] if base and row["ms"] else None
+        self.bad += sum(row["status"] == "BAD" for row in rows)
+        print(f"{title}: " + "; ".join(f"{row['contender']} {cell(row, 'tflops', '.0f')}" for row in rows), flush=True)
+        for row in rows:
+            if row["status"] != "ok":
+                print(f"  {row['status']} {row['contender']}: {row['message']}", flush=True)
+        return {**labels, "rows": rows}
+
+    def sweep(self, suite, cases):
+        """`cases` yields functions that give a point; what they allocate is freed after each."""
+        points = []
+        for case in cases:
+            points.append(case())
+            self.save(suite, {"points": points})
+            if self.device.kind == "cuda":
+                torch.cuda.empty_cache()
+        return points
+
+
+def cell(row, key, form):
+    return format(row[key], form) if row.get(key) is not None else "-"
+
+
+def main_suite(bench):
+    lengths = (2048, 8192) if bench.arguments.quick or bench.dry else (512, 1024, 2048, 4096, 8192, 16384)
+
+    def point(dim, causal, seq):
+        problem = bench.problem(TOKENS // seq, seq, HEAD_SIZE // dim, dim)
+        contenders = torch_contenders(problem, causal) + plain_contenders(bench, problem, causal)
+        return bench.measure(f"d{dim} {mask_name(causal)} {seq}", contenders, head_dim=dim, causal=causal, seq=seq)
+
+    points = bench.sweep("main", (lambda d=d, c=c, s=s: point(d, c, s) for d in (64, 128) for c in (False, True) for s in lengths))
+    print("\n" + grid(points, lambda p: f"d{p['head_dim']} {mask_name(p['causal'])}", lambda p: p["seq"]))
+
+
+def dims_suite(bench):
+    # head_dim, v_dim, heads, kv_heads
+    shapes = [(96, 96, 20, 20), (192, 192, 10, 10), (192, 128, 10, 10), (256, 256, 8, 8), (128, 128, 16, 2)]
+
+    def name(dim, v_dim, heads, kv_heads):
+        return f"d{dim}" + (f"/{v_dim}" if v_dim != dim else "") + (f" GQA {heads}/{kv_heads}" if kv_heads != heads else "")
+
+    def point(shape, causal):
+        dim, v_dim, heads, kv_heads = shape
+        problem = bench.problem(4, 4096, heads, dim, v_dim=v_dim, kv_heads=None if kv_heads == heads else kv_heads)
+        contenders = torch_contenders(problem, causal) + plain_contenders(bench, problem, causal)
+        return bench.measure(f"{name(*shape)} {mask_name(causal)}", contenders, shape=name(*shape), causal=causal, seq=4096)
+
+    points = bench.sweep("dims", (lambda s=s, c=c: point(s, c) for s in shapes for c in (False, True)))
+    print("\n" + grid(points, lambda p: mask_name(p["causal"]), lambda p: p["shape"]))
+
+
+def variants_suite(bench):
+    flex = bench.arguments.flex
+
+    def variant(problem, name, text, reference, pairs, **more):
+        return [AttuneContender(f"Attune {name} {accuracy}", problem, bench.library, text, reference, pairs, accuracy, **more) for accuracy in bench.accuracies]
+
+    def window(dim):
+        problem = bench.problem(1, 16384, HEAD_SIZE // dim, dim)
+        size = min(WINDOW, problem.seq)
+
+        def mask(q_pos, k_pos):
+            return (k_pos <= q_pos) & (q_pos - k_pos < size)
+
+        def reference():
+            return problem.reference("window", "softmax", mask)
+
+        pairs = problem.seq * size - size * (size - 1) / 2
+        contenders = torch_contenders(problem, True, ["cuDNN"]) + plain_contenders(bench, problem, True, ["softmax"], "causal ")
+        contenders += variant(problem, "window", example("window"), reference, pairs, constants={"window": size})
+        if flex:
+            contenders.append(flex_contender("Flex window", problem, reference, pairs, lambda b, h, q, k: (q >= k) & (q - k < size)))
+        return bench.measure(f"d{dim} 16k causal, window of {size}", contenders, variant="window", head_dim=dim, seq=16384, plain="causal softmax")
+
+    def documents(dim):
+        packed = bench.problem(1, 16384, HEAD_SIZE // dim, dim)
+        length = min(DOCUMENT, packed.seq // 4)
+        count = packed.seq // length
+        doc = (torch.arange(packed.seq, device=packed.q.device) // length).to(torch.int32)[None]
+        batched = bench.problem(count, length, HEAD_SIZE // dim, dim)
+        if not bench.dry:
+            batched.q, batched.k, batched.v = (tensor.view(count, length, *tensor.shape[2:]) for tensor in (packed.q, packed.k, packed.v))
+
+        def reference():
+            return packed.reference("documents", "softmax", lambda q_pos, k_pos: (k_pos <= q_pos) & (q_pos // length == k_pos // length))
+
+        pairs = count * length * length / 2
+        contenders = torch_contenders(batched, True, ["cuDNN"]) + plain_contenders(bench, batched, True, ["softmax"], "batch ")
+        contenders += variant(packed, "documents", example("documents"), reference, pairs, params={"doc": doc})
+        contenders += variant(packed, "packed", example("causal"), reference, pairs, offsets=list(range(0, packed.seq + 1, length)))
+        if flex:
+            ids = doc[0]
+            contenders.append(flex_contender("Flex documents", packed, reference, pairs, lambda b, h, q, k: (q >= k) & (ids[q] == ids[k])))
+        return bench.measure(f"d{dim} 16k, {count} documents of {length}, causal", contenders, variant="documents", head_dim=dim, seq=16384, plain="batch softmax")
+
+    def alibi_soft_cap(dim):
+        problem = bench.problem(2, 8192, HEAD_SIZE // dim, dim)
+        slopes = 2.0 ** (-8.0 * torch.arange(1, problem.heads + 1, device=problem.q.device, dtype=torch.float32) / problem.heads)
+
+        def reference():
+            def score(s, q_pos, k_pos, h):
+                return CAP * torch.tanh(s / CAP) - slopes[h].double() * (q_pos - k_pos)
+            return problem.reference("alibi_soft_cap", "softmax", causal_mask, score)
+
+        pairs = problem.all_pairs(True)
+        contenders = torch_contenders(problem, True, ["cuDNN"]) + plain_contenders(bench, problem, True, ["softmax"], "causal ")
+        contenders += variant(problem, "ALiBi + soft cap", ALIBI_SOFT_CAP, reference, pairs, params={"slopes": slopes, "cap": CAP})
+        if flex:
+            contenders.append(flex_contender("Flex ALiBi + soft cap", problem, reference, pairs, lambda b, h, q, k: q >= k,
+                                             lambda s, b, h, q, k: CAP * torch.tanh(s / CAP) - slopes[h] * (q - k)))
+        return bench.measure(f"d{dim} 8k causal, ALiBi + soft cap", contenders, variant="alibi_soft_cap", head_dim=dim, seq=8192, plain="causal softmax")
+
+    points = bench.sweep("variants", (lambda f=f, d=d: f(d) for f in (window, documents, alibi_soft_cap) for d in (64, 128)))
+    print("\n" + variants_table(points))
+
+
+def latency_suite(bench):
+    names = sorted(path.stem for path in (ROOT / "examples").glob("*.attn"))
+    dtypes, dims = ("bf16", "f16"), (64, 128)
+    if bench.arguments.quick or bench.dry:
+        names, dtypes, dims = ["alibi", "causal", "flash_sigmoid"], ("bf16",), (64,)
+    compiles = []
+    for name in names:
+        for dtype in dtypes:
+            for dim in dims:
+                compiles.append({"program": name, "dtype": dtype, "head_dim": dim, **compile_times(bench, name, dtype, dim)})
+                if compiles[-1]["status"] == "BAD":
+                    bench.bad += 1
+                    print(f"  BAD {name} {dtype} d{dim}: {compiles[-1]['message']}", flush=True)
+                bench.save("latency", {"compiles": compiles})
+    calls = host_times(bench)
+    bench.save("latency", {"compiles": compiles, "host_us": calls})
+    good = [row for row in compiles if row["status"] == "ok"]
+    print(f"\n{'latency, ms':44s} {'median':>8s} {'p95':>8s} {'worst':>8s}")
+    if good:
+        others = [ms for row in good for ms in row["other_lengths_ms"].values()]
+        for title, values in ((f"cold: text to kernel, {len(good)} processes", [row["cold_ms"] for row in good]), ("  of it parsing and checking", [row["parse_ms"] for row in good]),
+                              ("warm: kernel from disk, a new process", [row["warm_ms"] for row in good]), ("another length, same process", others)):
+            print(f"{title:44s} {statistics.median(values):8.2f} {percentile(values, 95):8.2f} {max(values):8.2f}")
+    print(f"kernels compiled by another length: {sum(row['new_files'] for row in good)}")
+    for name, microseconds in calls.items():
+        print(f"{'host time of a call, us: ' + name:44s} " + (f"{microseconds:8.2f}" if isinstance(microseconds, float) else microseconds))
+    print(f"{len(compiles) - len(good)} of {len(compiles)} BAD")
+
+
+def compile_times(bench, name, dtype, dim):
+    """Cold and warm compilation of an example, each in a fresh process: what counts is attune_compile and attune_plan_make, not the CUDA context."""
+    cache = tempfile.mkdtemp(prefix="attune-cache-")
+    command = [sys.executable, ROOT / "bench" / "attune_ctypes.py", ROOT / "examples" / f"{name}.attn", "--library", bench.library.path, "--device", bench.device.kind,
+               "--dtype", dtype, "--head-dim", dim, "--lengths", "1024,256,1000,1536,3000", "--accuracy", bench.accuracies[0]]
+    times = []
+    try:
+        for _ in range(2):
+            done = subprocess.run([str(word) for word in command], env={**os.environ, "ATTUNE_CACHE_DIR": cache}, capture_output=True, text=True, timeout=120)
+            if done.returncode:
+                return {"status": "BAD", "message": (done.stderr.strip().split("\n") or ["?"])[-1][:300]}
+            times.append(json.loads(done.stdout))
+    except subprocess.TimeoutExpired:
+        return {"status": "BAD", "message": "not done after 120 s"}
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+    cold, warm = times
+    row = {"status": "ok", "message": "", "plan": cold["describe"], "parse_ms": cold["parse_ms"], "cold_ms": cold["parse_ms"] + cold["plan_ms"],
+           "warm_ms": warm["parse_ms"] + warm["plan_ms"], "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
+    if cold["new_files"]:
+        row.update(status="BAD", message=f"another sequence length compiled {cold['new_files']} kernels")
+    elif warm["new_files"] or warm["cached_files"] != cold["cached_files"]:
+        row.update(status="BAD", message="the second process compiled again")
+    return row
+
+
+def host_times(bench):
+    """Host time of a call in us, of 500 calls that the GPU keeps up with; Attune's includes ctypes, SDPA's its dispatcher."""
+    problem = bench.problem(1, 128, 2, 64)
+    contenders = torch_contenders(problem, True) + plain_contenders(bench, problem, True)
+    contenders.append(AttuneContender("Attune ALiBi + soft cap fast", problem, bench.library, ALIBI_SOFT_CAP, None, 1, "fast",
+                                      params={"slopes": torch.zeros(problem.heads, device=problem.q.device)}))
+    result = {}
+    for contender in contenders:
+        try:
+            with torch.no_grad(), contender.context():
+                contender.output()
+                samples = []
+                for _ in range(7):
+                    bench.device.sync()
+                    start = time.perf_counter()
+                    for _ in range(500):
+                        contender.call()
+                    samples.append((time.perf_counter() - start) * 1e6 / 500)
+            result[contender.name] = statistics.median(samples)
+        except Exception as exception:
+            result[contender.name] = str(exception).strip().split("\n")[0][:120]
+            bench.bad += contender.ours
+    return result
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------------------------------------------------
+
+def mask_name(causal):
+    return "causal" if causal else "full"
+
+
+def percentile(values, percent):
+    values = sorted(values)
+    return values[min(len(values) - 1, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def geometric_mean(values):
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def grid(points, group, column):
+    """A row for each group and contender: TFLOP/s by column, ratio to cuDNN's softmax (geometric mean), the worst error, the mean clock."""
+    columns = list(dict.fromkeys(column(point) for point in points))
+    width = max(6, *(len(str(name)) + 1 for name in columns))
+    lines = [f"{'TFLOP/s, sustained':34s}" + "".join(f"{name:>{width}}" for name in columns) + "   x cuDNN    error   MHz"]
+    rows = {}
+    for point in points:
+        for row in point["rows"]:
+            rows.setdefault((group(point), row["contender"]), {})[column(point)] = row
+    for (name, contender), cells in rows.items():
+        ratios = [row["ratio"] for row in cells.values() if row.get("ratio")]
+        errors = [row["error"] for row in cells.values() if row["error"] is not None]
+        clocks = [row["clock_mhz"] for row in cells.values() if row.get("clock_mhz")]
+        line = f"{name + ' ' + contender:34s}"
+        for key in columns:
+            row = cells.get(key, {"status": "-"})
+            text = cell(row, "tflops", ".0f") if row["status"] == "ok" else row["status"]
+            line += f"{text:>{width}}"
+        line += f"{geometric_mean(ratios):10.3f}" if ratios else f"{'-':>10s}"
+        lines.append(line + (f"{max(errors):9.1e}" if errors else f"{'-':>9s}") + (f"{statistics.mean(clocks):6.0f}" if clocks else f"{'-':>6s}"))
+    return "\n".join(lines)
+
+
+def variants_table(points):
+    """`of plain`: TFLOP/s of a variant over those of Attune's plain softmax at the same accuracy."""
+    lines = [f"{'sustained':52s} {'ms':>8s} {'TFLOP/s':>8s} {'of plain':>9s} {'x cuDNN':>8s} {'error':>8s} {'MHz':>6s}"]
+    for point in points:
+        plain = {row["accuracy"]: row.get("tflops") for row in point["rows"] if row["contender"].startswith(f"Attune {point['plain']}")}
+        lines.append(f"d{point['head_dim']} S {point['seq']} {point['variant']}")
+        for row in point["rows"]:
+            base = plain.get(row.get("accuracy"))
+            share = f"{row['tflops'] / base:.3f}" if base and row.get("tflops") else "-"
+            mark = f" {row['status']}" if row["status"] != "ok" else ""
+            lines.append(f"  {row['contender'] + mark:50s} {cell(row, 'ms', '.3f'):>8s} {cell(row, 'tflops', '.0f'):>8s} {share:>9s} {cell(row, 'ratio', '.3f'):>8s} "
+                         f"{cell(row, 'error', '.1e'):>8s} {cell(row, 'clock_mhz', '.0f'):>6s}")
+    return "\n".join(lines)
+
+
+def commit():
+    if os.environ.get("ATTUNE_COMMIT"):
+        return os.environ["ATTUNE_COMMIT"]
+    try:
+        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="+", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    parser.add_argument("--library", help="libattune.so (default: $ATTUNE_LIBRARY, else the one under $BUILD or build/release)")
+    parser.add_argument("--accuracy", default="fast,high", help="of Attune's plans (default fast,high)")
+    parser.add_argument("--dtype", default="bf16", choices=("bf16", "f16"))
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of a span (default 0.4)")
+    parser.add_argument("--flex", action="store_true", help="variants: time FlexAttention too, which compiles for seconds a point")
+    parser.add_argument("--quick", action="store_true", help="fewer points of main and latency")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU, to check this script and the library")
+    arguments = parser.parse_args()
+    if torch is None:
+        print("skipped: no PyTorch")
+        return 0
+    if not arguments.dry_run and not torch.cuda.is_available():
+        print("skipped: no CUDA device")
+        return 0
+    arguments.seed = random.getrandbits(32) if arguments.seed is None else arguments.seed
+    random.seed(arguments.seed)
+    if arguments.dry_run:
+        global ERROR_LIMIT
+        ERROR_LIMIT, arguments.seconds = 8e-3, 0.001
+    bench = Bench(arguments, Device("cpu" if arguments.dry_run else "cuda"))
+    print(", ".join(f"{key} {value}" for key, value in bench.about.items()), flush=True)
+    try:
+        for suite in dict.fromkeys(arguments.suites):
+            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "latency": latency_suite}[suite](bench)
+    except GpuLost as error:
+        print(f"BAD the GPU was lost, the rest was not run: {error}")
+        return 3
+    print(f"{bench.bad} BAD; {bench.file}")
+    return 1 if bench.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

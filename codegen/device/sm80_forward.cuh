@@ -1,0 +1,512 @@
+// Attention forward with mma.sync: sm_80 and later. A CTA computes one tile of queries, each of its warps 16 rows.
+//
+//   S = Q K^T       mma, K from shared memory, Q from registers (or shared memory where heads are wide)
+//   P = weights(S)  the variant's score, mask and weights, in registers
+//   O += P V        mma, P from registers, V from shared memory
+//
+// Blocks of keys come from the last to the first through two rings of kStages, K and V, which all warps fill with cp.async:
+//
+//   K of a block is here, V of the block before has been read   ->  V of the newest block starts, S is computed
+//   V of a block is here, its K has been read                   ->  K of the next block starts, P and O are computed
+//
+// so that even with one stage a copy runs under all mathematics. Rows that are not 16-byte aligned are copied element by element, without
+// overlap.
+
+// A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
+// so that ldmatrix reads eight rows of a column of pieces from all banks at once.
+template <int kWidth>
+struct Matrix {
+  static constexpr int kColumns = (kWidth + 15) / 16 * 16, kPieces = kColumns / 8, kPitch = 2 * kColumns;  // pitch in bytes
+  static constexpr int kGroup = kPieces % 8 == 0 ? 8 : kPieces % 4 == 0 ? 4 : 2;
+  static DEVICE int at(int row, int piece) { return row * kPitch + 16 * (piece ^ row / (8 / kGroup) % kGroup); }
+};
+
+// Shared memory, in bytes.
+template <typename Config>
+struct Layout {
+  using K = Matrix<Config::kHeadDim>;
+  using V = Matrix<Config::kVDim>;
+  static constexpr int kThreads = Config::kWarps * kWarp, kRowsQ = Config::kWarps * 16;
+  // Q stays in registers where they suffice for it, O and S.
+  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 176;
+  static constexpr int kBytesK = Config::kBlockN * K::kPitch, kBytesV = Config::kBlockN * V::kPitch;
+  static constexpr int kK = 0, kV = Config::kStages * kBytesK;
+  // Then Q is read before the last stage of V is first written.
+  static constexpr int kQ = kV + (kKeepsQ ? Config::kStages - 1 : Config::kStages) * kBytesV;
+  static constexpr int kEndV = kV + Config::kStages * kBytesV, kEndQ = kQ + kRowsQ * K::kPitch, kEndO = kRowsQ * V::kPitch;  // O from 0 on
+  static constexpr int kEnd = kEndV > kEndQ ? kEndV : kEndQ;
+  static constexpr int kSearch = kEnd > kEndO ? kEnd : kEndO;  // two windows of kept and full blocks, in parts by the warps
+  static constexpr int kBytes = kSearch + 2 * 2 * 4 * Config::kWarps;
+};
+
+// One tile of queries: rows from m * Layout::kRowsQ on.
+struct Tile {
+  int m, h, b;
+};
+
+// Tiles are numbered so that those with the most keys of a causal mask come first, and that the heads at work share the second-level cache.
+DEVICE Tile tile_at(int number, const Params& p) {
+  const int of_section = p.section_heads * p.tiles_m;
+  const int section = number / of_section, rest = number % of_section;
+  const int first_head = section * p.section_heads;
+  const int heads = min(p.section_heads, p.batch * p.heads - first_head);
+  const int head = first_head + rest % heads;
+  return {p.tiles_m - 1 - rest / heads, head % p.heads, head / p.heads};
+}
+
+// A block of keys that some row of the tile may keep; index -1: there is none.
+struct Block {
+  int index;
+  bool is_full;  // kSearch: all rows keep all its keys
+};
+
+// The blocks of a tile, from the last to the first.
+template <typename Config, typename Variant>
+struct Blocks {
+  int first, next;
+  template <typename Uniform>
+  DEVICE Blocks(const Params& p, const Uniform& u, int first_q, int last_q, u32) {
+    KeyRange keys = {0, u.k_len};
+    if constexpr (Variant::kMask == Mask::kRange) keys = Variant::kept_keys(first_q, last_q, p, u);
+    first = keys.begin / Config::kBlockN;
+    next = keys.begin < keys.end ? (keys.end - 1) / Config::kBlockN : -1;
+  }
+  DEVICE Block take() { return next < first ? Block{-1, false} : Block{next--, false}; }
+};
+
+// Those of a mask that has to be searched: windows of 32 blocks, each of which one warp classifies.
+template <typename Config, typename Variant>
+struct SearchedBlocks {
+  using Uniform = typename Variant::Uniform;
+  const Params& p;
+  const Uniform& u;
+  const int first_q, last_q;
+  const u32 shared;  // of Layout::kSearch
+  const typename Variant::RowExtent rows;
+  int window;              // its first block
+  u32 kept = 0, full = 0;  // of the window, a bit for each block that has not been taken
+  int parity = 0;          // windows take turns in shared memory
+
+  DEVICE SearchedBlocks(const Params& params, const Uniform& uniform, int first_row, int last_row, u32 words)
+      : p(params),
+        u(uniform),
+        first_q(first_row),
+        last_q(last_row),
+        shared(words),
+        rows(Variant::row_extent(first_row, last_row, params, uniform)) {
+    window = (u.k_len + Config::kBlockN * kWarp - 1) / (Config::kBlockN * kWarp) * kWarp;
+  }
+
+  // By all threads.
+  DEVICE Block take() {
+    while (kept == 0) {
+      if (window == 0) return {-1, false};
+      window -= kWarp;
+      search();
+    }
+    const int place = 31 - __clz(kept);
+    kept ^= 1u << place;
+    return {window + place, (full >> place & 1) != 0};
+  }
+
+  DEVICE void search() {
+    const int warp = threadIdx.x / kWarp;
+    u32 own_kept = 0, own_full = 0;
+    for (int place = warp; place < kWarp; place += Config::kWarps) {
+      const int first_k = (window + place) * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
+      if (first_k > last_k) break;
+      const auto columns = Variant::column_extent(first_k, last_k, p, u);
+      const TileClass kind = Variant::classify(rows, columns, first_q, last_q, first_k, last_k, p, u);
+      if (kind != TileClass::kSkip) own_kept |= 1u << place;
+      if (kind == TileClass::kFull && first_k + Config::kBlockN <= u.k_len) own_full |= 1u << place;
+    }
+    const u32 words = shared + parity * 2 * 4 * Config::kWarps;
+    if (threadIdx.x % kWarp == 0) {
+      store_shared(words + 8 * warp, own_kept);
+      store_shared(words + 8 * warp + 4, own_full);
+    }
+    __syncthreads();
+    kept = full = 0;
+    for (int i = 0; i < Config::kWarps; ++i) {
+      kept |= load_shared(words + 8 * i);
+      full |= load_shared(words + 8 * i + 4);
+    }
+    parity ^= 1;
+  }
+};
+
+template <Mask, typename Config, typename Variant>
+struct BlocksOf {
+  using Type = Blocks<Config, Variant>;
+};
+template <typename Config, typename Variant>
+struct BlocksOf<Mask::kSearch, Config, Variant> {
+  using Type = SearchedBlocks<Config, Variant>;
+};
+
+// A tile of queries as one of its threads sees it. Its two rows, places 0 and 1, are rows r and r + 8 of its warp's 16.
+template <typename Config, typename Variant>
+struct Forward {
+  using L = Layout<Config>;
+  using Element = typename Config::Element;
+  static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kFactor = Variant::kFactor;
+  static constexpr int kS = Config::kBlockN / 8, kO = L::V::kColumns / 8, kStepsQ = L::K::kColumns / 16;  // fragments of S, O, Q
+  static constexpr int kStages = Config::kStages;
+  static_assert(Config::kBlockN % 16 == 0, "block_n is a multiple of 16");
+  static_assert(Config::kHeadDim <= 256 && Config::kVDim <= 256, "head dims are at most 256");
+
+  const Params& p;
+  const Tile tile;
+  const typename Variant::Uniform u;
+  const u32 shared;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  int row[2];  // of the sequence; may lie behind its end
+  typename Variant::Row rows[2];
+  KeyRange kept, full;                                                   // keys that a row of the warp may keep, that all of them keep
+  float reference[2] = {-kInfinity, -kInfinity}, sum[2] = {0.0f, 0.0f};  // softmax: the greatest score2; the sum of this thread's columns
+
+  DEVICE Forward(const Params& params, const Tile& of, const typename Variant::Uniform& uniform, u32 shared_memory)
+      : p(params), tile(of), u(uniform), shared(shared_memory) {
+    const int first_q = tile.m * L::kRowsQ + warp * 16, last_q = min(first_q + 16, u.q_len) - 1;
+#pragma unroll
+    for (int place = 0; place < 2; ++place) {
+      row[place] = first_q + lane / 4 + 8 * place;
+      rows[place] = Variant::template row<true>(min(row[place], u.q_len - 1), p, u);
+    }
+    kept = full = {0, first_q < u.q_len ? u.k_len : 0};
+    if constexpr (Variant::kMask == Mask::kRange) {
+      if (first_q < u.q_len) {
+        kept = Variant::kept_keys(first_q, last_q, p, u);
+        full = Variant::full_keys(first_q, last_q, p, u);
+        full.end = min(full.end, u.k_len);
+      }
+    }
+  }
+
+  DEVICE void run() {
+    const int first_q = tile.m * L::kRowsQ, last_q = min(first_q + L::kRowsQ, u.q_len) - 1;
+    typename BlocksOf<Variant::kMask, Config, Variant>::Type walk(p, u, first_q, last_q, shared + L::kSearch);
+    Block blocks[kStages + 1];  // in flight, the oldest first
+    load_q();
+    copy_async_commit();
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      if (i > 0) load_v(blocks[i - 1], i - 1);
+      blocks[i] = walk.take();
+      load_k(blocks[i], i);
+    }
+    u32 q[L::kKeepsQ ? kStepsQ : 1][4];
+    copy_async_wait<2 * kStages - 1>();
+    __syncthreads();
+    if constexpr (L::kKeepsQ) fetch_q(q);
+
+    float s[kS][4], o[kO][4];
+    clear(o);
+    for (int stage = 0; blocks[0].index >= 0; stage = stage + 1 == kStages ? 0 : stage + 1) {
+      const bool works = keeps_any(blocks[0]);
+      await_oldest();  // K of this block; V of the block before has been read
+      load_v(blocks[kStages - 1], stage == 0 ? kStages - 1 : stage - 1);
+      if (works) gemm_qk(s, q, stage);
+      await_oldest();  // V of this block; its K has been read
+      blocks[kStages] = walk.take();
+      load_k(blocks[kStages], stage);
+      if (works) {
+        if (is_masked(blocks[0])) {
+          weights<true>(s, o, blocks[0]);
+        } else {
+          weights<false>(s, o, blocks[0]);
+        }
+        gemm_pv(o, s, stage);
+      }
+#pragma unroll
+      for (int i = 0; i < kStages; ++i) blocks[i] = blocks[i + 1];
+    }
+    finish(o);
+  }
+
+  // Copies that are committed in the order Q, K, V, K, V, ...; each K and V waits for the place of the one kStages before it.
+  DEVICE void load_q() {
+    const Raw* from = p.q + tile.b * p.q_stride[0] + u.first_q * p.q_stride[1] + tile.h * p.q_stride[2];
+    load_rows<Config::kHeadDim, L::kRowsQ>(shared + L::kQ, from, p.q_stride[1], tile.m * L::kRowsQ, u.q_len);
+  }
+  DEVICE void load_k(Block block, int stage) {
+    const Raw* from = p.k + tile.b * p.k_stride[0] + u.first_k * p.k_stride[1] + u.kv_h * p.k_stride[2];
+    load_keys<Config::kHeadDim>(shared + L::kK + stage * L::kBytesK, from, p.k_stride[1], block);
+  }
+  DEVICE void load_v(Block block, int stage) {
+    const Raw* from = p.v + tile.b * p.v_stride[0] + u.first_k * p.v_stride[1] + u.kv_h * p.v_stride[2];
+    load_keys<Config::kVDim>(shared + L::kV + stage * L::kBytesV, from, p.v_stride[1], block);
+  }
+  template <int kWidth>
+  DEVICE void load_keys(u32 to, const Raw* from, i64 stride, Block block) {
+    if (block.index >= 0) load_rows<kWidth, Config::kBlockN>(to, from, stride, block.index * Config::kBlockN, u.k_len);
+    copy_async_commit();
+  }
+  static DEVICE void await_oldest() {
+    copy_async_wait<2 * kStages - 2>();
+    __syncthreads();
+  }
+
+  // kRows rows from the first on; zeros for those from `end` on.
+  template <int kWidth, int kRows>
+  DEVICE void load_rows(u32 to, const Raw* from, i64 stride, int first, int end) {
+    using M = Matrix<kWidth>;
+    constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
+    const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
+    if (p.vector_loads) {
+#pragma unroll
+      for (int r = 0; r < kRows; r += kStep) {
+        if (kRows % kStep != 0 && r + own_row >= kRows) break;
+        const int at = first + r + own_row;
+        const Raw* row_from = from + min(at, end - 1) * stride;
+#pragma unroll
+        for (int piece = own_piece; piece < M::kPieces; piece += M::kGroup) {
+          const int columns = kWidth == M::kColumns ? 8 : max(min(kWidth - 8 * piece, 8), 0);
+          copy_async_x4(to + M::at(r + own_row, piece), row_from + (columns > 0 ? 8 * piece : 0), at < end ? 2 * columns : 0);
+        }
+      }
+    } else {
+#pragma unroll 1
+      for (int i = threadIdx.x; i < kRows * M::kPieces; i += L::kThreads) {
+        const int r = i / M::kPieces, piece = i % M::kPieces;
+        const Raw* row_from = from + min(first + r, end - 1) * stride;
+        u32 element[8];
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          const int column = 8 * piece + e;
+          element[e] = first + r < end && column < kWidth ? row_from[column] : 0;
+        }
+        store_shared_x4(to + M::at(r, piece), {pair(element[0], element[1]), pair(element[2], element[3]), pair(element[4], element[5]),
+                                               pair(element[6], element[7])});
+      }
+    }
+  }
+  static DEVICE int pair(u32 low, u32 high) { return static_cast<int>(low | high << 16); }
+
+  // Does a row of this warp keep any key of the block; may a pair of it be masked.
+  DEVICE bool keeps_any(Block block) const {
+    const int first_k = block.index * Config::kBlockN;
+    return first_k < kept.end && first_k + Config::kBlockN > kept.begin;
+  }
+  DEVICE bool is_masked(Block block) const {
+    if (Variant::kMask == Mask::kSearch) return !block.is_full;
+    const int first_k = block.index * Config::kBlockN;
+    return first_k < full.begin || first_k + Config::kBlockN > full.end;
+  }
+
+  template <int kTiles>
+  static DEVICE void clear(float (&x)[kTiles][4]) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) x[i][0] = x[i][1] = x[i][2] = x[i][3] = 0.0f;
+  }
+
+  // A fragment of Q: 16 rows, 16 columns.
+  DEVICE void fetch_q_step(int step, u32 (&to)[4]) const {
+    load_matrix_x4(shared + L::kQ + L::K::at(warp * 16 + lane % 16, 2 * step + lane / 16), to);
+  }
+  DEVICE void fetch_q(u32 (&q)[kStepsQ][4]) const {
+#pragma unroll
+    for (int step = 0; step < kStepsQ; ++step) fetch_q_step(step, q[step]);
+  }
+
+  // S = Q K^T
+  template <int kFragments>
+  DEVICE void gemm_qk(float (&s)[kS][4], const u32 (&q)[kFragments][4], int stage) const {
+    const u32 from = shared + L::kK + stage * L::kBytesK;
+    clear(s);
+#pragma unroll(L::kKeepsQ ? kStepsQ : 4)
+    for (int step = 0; step < kStepsQ; ++step) {
+      u32 a[4], b[4];
+      if constexpr (L::kKeepsQ) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = q[step][i];
+      } else {
+        fetch_q_step(step, a);
+      }
+      const u32 column = from + L::K::at(lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2);
+#pragma unroll
+      for (int i = 0; i < kS; i += 2) {
+        load_matrix_x4(column + 8 * i * L::K::kPitch, b);
+        mma_16x8x16(Element{}, s[i], a, b[0], b[1]);
+        mma_16x8x16(Element{}, s[i + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  // O += P V; P in place of S.
+  DEVICE void gemm_pv(float (&o)[kO][4], const float (&w)[kS][4], int stage) const {
+    const u32 from = shared + L::kV + stage * L::kBytesV;
+#pragma unroll
+    for (int step = 0; step < kS / 2; ++step) {
+      const float(&left)[4] = w[2 * step], (&right)[4] = w[2 * step + 1];
+      const u32 a[4] = {Element::pack(left[0], left[1]), Element::pack(left[2], left[3]), Element::pack(right[0], right[1]),
+                        Element::pack(right[2], right[3])};
+#pragma unroll
+      for (int i = 0; i < kO; i += 2) {
+        u32 b[4];
+        load_matrix_transposed_x4(from + 16 * step * L::V::kPitch + L::V::at(lane % 16, i + lane / 16), b);
+        mma_16x8x16(Element{}, o[i], a, b[0], b[1]);
+        mma_16x8x16(Element{}, o[i + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  // Calls f(fragment, element, place of its row, row, key, column, keeps) for all elements of a block. Rows stay within the sequence; with
+  // kGuarded keys do, too, and `keeps` says what the mask says.
+  template <bool kGuarded, typename Function>
+  DEVICE void for_each(Block block, const Function& f) const {
+#pragma unroll
+    for (int i = 0; i < kS; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int k_idx = block.index * Config::kBlockN + 8 * i + lane % 4 * 2 + j, safe_k = kGuarded ? min(k_idx, u.k_len - 1) : k_idx;
+        const auto column = Variant::template column<kGuarded>(safe_k, p, u);
+#pragma unroll
+        for (int place = 0; place < 2; ++place) {
+          const int q_idx = min(row[place], u.q_len - 1);
+          bool keeps = true;
+          if constexpr (kGuarded) {
+            keeps = k_idx < u.k_len;
+            if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, safe_k, p, u, rows[place], column);
+          }
+          f(i, 2 * place + j, place, q_idx, safe_k, column, keeps);
+        }
+      }
+    }
+  }
+
+  // P of one block in place of its S.
+  template <bool kGuarded>
+  DEVICE void weights(float (&s)[kS][4], float (&o)[kO][4], Block block) {
+    if constexpr (kSoftmax) {
+      softmax<kGuarded>(s, o, block);
+    } else {
+      for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+        const float weight = Variant::template weight<kGuarded>(s[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
+        s[i][e] = keeps ? weight : 0.0f;
+      });
+    }
+  }
+
+  // exp2(score2 - reference), the reference being the greatest score of the row so far; O and the sums follow it. A NaN never becomes the
+  // reference, but its exponential is NaN, and so are the row's sum and O from then on.
+  template <bool kGuarded>
+  DEVICE void softmax(float (&s)[kS][4], float (&o)[kO][4], Block block) {
+    using Column = typename Variant::Column;
+    float qk[kFactor ? kS : 1][4];
+    float greatest[2] = {-kInfinity, -kInfinity};
+    for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const Column& column, bool keeps) {
+      if constexpr (kFactor) qk[i][e] = s[i][e];
+      const float score2 = Variant::template score2<kGuarded>(s[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
+      s[i][e] = keeps ? score2 : -kInfinity;
+      greatest[place] = fmaxf(greatest[place], s[i][e]);
+    });
+    float subtracted[2], scale[2];
+#pragma unroll
+    for (int place = 0; place < 2; ++place) {
+      const float m = fmaxf(reference[place], max_of_row(greatest[place]));
+      subtracted[place] = m == -kInfinity ? 0.0f : m;
+      scale[place] = exp2_approx(reference[place] - subtracted[place]);
+      reference[place] = m;
+      sum[place] *= scale[place];
+    }
+    if (__any_sync(~0u, scale[0] != 1.0f || scale[1] != 1.0f)) {
+#pragma unroll
+      for (int i = 0; i < kO; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o[i][e] *= scale[e / 2];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kS; ++i) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        s[i][e] = exp2_approx(s[i][e] - subtracted[e / 2]);
+        sum[e / 2] += s[i][e];
+      }
+    }
+    if constexpr (kFactor) {
+      for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const Column& column, bool keeps) {
+        const float factor = Variant::template factor<kGuarded>(qk[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
+        s[i][e] = keeps ? s[i][e] * factor : 0.0f;
+      });
+    }
+  }
+
+  // Over the four lanes that share a row.
+  static DEVICE float max_of_row(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+  }
+  static DEVICE float sum_of_row(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+  }
+
+  // Divides O by the row's sum, adds the sink to it, and writes lse. A row whose sum is 0 kept nothing.
+  DEVICE void normalise(float (&o)[kO][4]) {
+#pragma unroll
+    for (int place = 0; place < 2; ++place) {
+      float total = sum_of_row(sum[place]), m = reference[place], to_total = 1.0f;
+      if constexpr (Variant::kSink) {
+        const float sink2 = rows[place].sink2, greatest = fmaxf(m, sink2);
+        to_total = m == -kInfinity ? 0.0f : exp2_approx(m - greatest);
+        total = total * to_total + (sink2 == -kInfinity ? 0.0f : exp2_approx(sink2 - greatest));
+        m = greatest;
+      }
+      const float inverse = to_total * reciprocal_approx(total);
+#pragma unroll
+      for (int i = 0; i < kO; ++i) {
+#pragma unroll
+        for (int e = 2 * place; e < 2 * place + 2; ++e) o[i][e] = total == 0.0f ? 0.0f : o[i][e] * inverse;
+      }
+      if (p.lse && lane % 4 == 0 && row[place] < u.q_len) {
+        const float lse = total == 0.0f ? -kInfinity : (m + log2_approx(total)) * kLn2;
+        p.lse[tile.b * p.lse_stride[0] + tile.h * p.lse_stride[1] + (u.first_q + row[place]) * p.lse_stride[2]] = lse;
+      }
+    }
+  }
+
+  // Writes O, each warp its own rows, which pass through shared memory to become whole pieces.
+  DEVICE void finish(float (&o)[kO][4]) {
+    using M = typename L::V;
+    if constexpr (kSoftmax) normalise(o);
+    __syncthreads();  // K and V have been read
+    const u32 stage = shared + warp * 16 * M::kPitch;
+#pragma unroll
+    for (int i = 0; i < kO; ++i) {
+#pragma unroll
+      for (int place = 0; place < 2; ++place)
+        store_shared(stage + M::at(lane / 4 + 8 * place, i) + lane % 4 * 4, Element::pack(o[i][2 * place], o[i][2 * place + 1]));
+    }
+    __syncwarp();
+    const int first_q = tile.m * L::kRowsQ + warp * 16;
+    Raw* to = p.out + tile.b * p.out_stride[0] + (u.first_q + first_q) * p.out_stride[1] + tile.h * p.out_stride[2];
+#pragma unroll 4
+    for (int i = lane; i < 16 * M::kPieces; i += kWarp) {
+      const int r = i / M::kPieces, piece = i % M::kPieces;
+      if (first_q + r < u.q_len) store_piece(to + r * p.out_stride[1], piece, load_shared_x4(stage + M::at(r, piece)));
+    }
+  }
+  DEVICE void store_piece(Raw* row_to, int piece, int4 words) const {
+    const int columns = min(Config::kVDim - 8 * piece, 8);
+    if (p.vector_stores && columns == 8) {
+      *reinterpret_cast<int4*>(row_to + 8 * piece) = words;
+      return;
+    }
+    const int word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      if (e < columns) row_to[8 * piece + e] = static_cast<Raw>(word[e / 2] >> e % 2 * 16);
+    }
+  }
+};
+
+template <typename Config, typename Variant>
+DEVICE void attention_forward_sm80(const Params& p) {
+  extern __shared__ unsigned char shared[];
+  const Tile tile = tile_at(blockIdx.x, p);
+  const typename Variant::Uniform u = Variant::uniform(p, tile.b, tile.h);
+  if (tile.m * Layout<Config>::kRowsQ >= u.q_len) return;  // packed: this sequence is shorter
+  Forward<Config, Variant>(p, tile, u, shared_address(shared)).run();
+}
