@@ -52,8 +52,8 @@ std::vector<ValueId> CudaValues::operands(ValueId id) const {
   const Node& node = graph()[id];
   if (node.op == Op::k_tile_min || node.op == Op::k_tile_max) return {};
   if (has_own_default(node)) return {ir_.params[node.index].default_value};
-  const ValueId division = whole_division(graph(), whole_, id);
-  return division == kNoValue ? node.operands : graph()[division].operands;
+  const auto division = whole_division(id);
+  return division ? std::vector{division->dividend} : node.operands;
 }
 
 void CudaValues::mark(ValueId id, std::vector<bool>& is_member) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -43,6 +44,7 @@ class CudaValues {
   // "bool", "int", "i64", "float" or "double". Bounds that are whole are integers.
   std::string_view type_text(ValueId id) const;
   bool wraps(ValueId id) const { return whole_[id] && whole_[id]->wraps; }
+  std::optional<WholeDivision> whole_division(ValueId floor) const { return codegen::whole_division(graph(), whole_, floor); }
   // What is computed to have the value: not always all of the node's own operands.
   std::vector<ValueId> operands(ValueId id) const;
   bool is_leaf(ValueId id) const;

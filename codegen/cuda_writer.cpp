@@ -250,6 +250,8 @@ CudaText CudaWriter::arithmetic(ValueId id) {
   if (node.op == Op::k_to_f64) return own == "double" ? cast(own, texts[0]) : texts[0];
   if (node.op == Op::k_f64_to_i32) return values_.type_text(operands[0]) == "int" ? texts[0] : cast("to_i32", texts[0]);
 
+  if (node.op == Op::k_floor && own != "double" && own != "float" && !values_.whole_division(id)) return texts[0];
+
   // In bounds operands take the widest type among them and the result, which is made narrow again where it is known to be.
   const size_t first = node.op == Op::k_where ? 1 : 0;
   std::string_view common = own;
@@ -260,12 +262,13 @@ CudaText CudaWriter::arithmetic(ValueId id) {
       if (values_.type_text(operands[i]) != common) texts[i] = cast(common, texts[i]);
     }
   }
-  const CudaText text = filled(form(id, common == "int" || common == "i64"), texts, node.op);
+  const CudaText text = filled(form(id, common), texts, node.op);
   return node.type == Type::kF64 && common != own ? cast(own, text) : text;
 }
 
-// `is_whole`: of integers.
-std::string_view CudaWriter::form(ValueId id, bool is_whole) const {
+// `type`: of the operands.
+std::string CudaWriter::form(ValueId id, std::string_view type) const {
+  const bool is_whole = type == "int" || type == "i64";
   const Op op = graph()[id].op;
   const bool wraps = values_.wraps(id);
   switch (op) {
@@ -291,14 +294,16 @@ std::string_view CudaWriter::form(ValueId id, bool is_whole) const {
       if (is_whole) return "min(max($0, $1), $2)";
       break;
     case Op::k_floor:
-      if (is_whole) return values_.operands(id).size() == 2 ? "floor_div($0, $1)" : "$0";
+      if (const auto division = values_.whole_division(id)) {
+        return fmt::format("floor_div($0, {}({}))", type, static_cast<int64_t>(division->divisor));
+      }
       break;
     default:
       break;
   }
   // By the value's rate, not by where it stands: a mask must be the same for a tile and for its pairs.
   const bool is_rare = values_.rate(id) == Rate::kUniform || values_.rate(id) == Rate::kRow;
-  return is_rare ? info(op).cuda.exact : info(op).cuda.fast;
+  return std::string(is_rare ? info(op).cuda.exact : info(op).cuda.fast);
 }
 
 CudaText CudaWriter::param(const Node& node) {

@@ -46,7 +46,7 @@ class CudaWriter {
   void name_if_shared(ValueId id, bool is_root);
   CudaText make(ValueId id);
   CudaText arithmetic(ValueId id);
-  std::string_view form(ValueId id, bool is_whole) const;
+  std::string form(ValueId id, std::string_view type) const;
   CudaText param(const Node& node);
   CudaText read(const Node& node);
 

@@ -42,16 +42,13 @@ std::optional<WholeRange> exact_range(const Graph& graph, const Ranges& ranges, 
       return WholeRange{node.number, node.number};
     case Op::k_symbol:
       return symbol_range(static_cast<Symbol>(node.index));
-    case Op::k_floor: {
-      const ValueId division = whole_division(graph, ranges, id);
-      if (division != kNoValue) {
-        const double divisor = graph[graph[division].operands[1]].number;
-        const WholeRange& dividend = *ranges[graph[division].operands[0]];
-        const auto [low, high] = std::minmax(std::floor(dividend.low / divisor), std::floor(dividend.high / divisor));
+    case Op::k_floor:
+      if (const auto division = whole_division(graph, ranges, id)) {
+        const WholeRange& dividend = *ranges[division->dividend];
+        const auto [low, high] = std::minmax({std::floor(dividend.low / division->divisor), std::floor(dividend.high / division->divisor)});
         return WholeRange{low, high};
       }
       break;
-    }
     default:
       break;
   }
@@ -94,19 +91,24 @@ bool WholeRange::fits_i32() const {
   return low >= kLeastI32 && high <= kGreatestI32;
 }
 
-ValueId whole_division(const Graph& graph, const Ranges& ranges, ValueId floor) {
+std::optional<WholeDivision> whole_division(const Graph& graph, const Ranges& ranges, ValueId floor) {
   const Node& node = graph[floor];
-  if (node.op != Op::k_floor || node.type != Type::kF64) return kNoValue;
-  const ValueId division = node.operands[0];
-  const Node& of = graph[division];
-  if (of.op != Op::k_div || !ranges[of.operands[0]] || !ranges[of.operands[1]]) return kNoValue;
-  const Node& divisor = graph[of.operands[1]];
-  // The quotient in double must not round up to a whole number: the integer division would not.
-  constexpr double kSafe = 0x1p48;
-  const WholeRange& dividend = *ranges[of.operands[0]];
-  const bool is_safe =
-      std::max(-dividend.low, dividend.high) < kSafe && divisor.op == Op::k_constant && std::abs(divisor.number) <= kGreatestI32;
-  return is_safe && divisor.number != 0 ? division : kNoValue;
+  if (node.op != Op::k_floor || node.type != Type::kF64) return std::nullopt;
+  const Node& of = graph[node.operands[0]];
+  if (of.op != Op::k_div && of.op != Op::k_mul) return std::nullopt;
+  for (const size_t place : {0, 1}) {
+    const Node& constant = graph[of.operands[1 - place]];
+    const auto& dividend = ranges[of.operands[place]];
+    if (!dividend || constant.op != Op::k_constant || constant.number == 0 || (of.op == Op::k_div && place == 1)) continue;
+    const double divisor = of.op == Op::k_div ? constant.number : 1 / constant.number;
+    int exponent = 0;
+    const bool is_exact = of.op == Op::k_div || std::abs(std::frexp(constant.number, &exponent)) == 0.5;
+    // The quotient in double must not round up to a whole number: the integer division would not.
+    constexpr double kSafe = 0x1p48;
+    const bool is_safe = std::max(-dividend->low, dividend->high) < kSafe && std::abs(divisor) <= kGreatestI32;
+    if (is_exact && is_safe && divisor == std::floor(divisor)) return WholeDivision{of.operands[place], divisor};
+  }
+  return std::nullopt;
 }
 
 std::vector<std::optional<WholeRange>> whole_ranges(const Graph& graph) {

@@ -20,7 +20,11 @@ struct WholeRange {
 // indices lie in [0, kIndexLimit), as in conditions.h.
 std::vector<std::optional<WholeRange>> whole_ranges(const Graph& graph);
 
-// floor(x / c) of a whole x by a whole constant c: the division. Else kNoValue.
-ValueId whole_division(const Graph& graph, const std::vector<std::optional<WholeRange>>& ranges, ValueId floor);
+// floor(x / c), or floor(x * (1 / c)) where 1 / c is exact, of a whole x by a whole constant c.
+struct WholeDivision {
+  ValueId dividend = kNoValue;
+  double divisor = 0;
+};
+std::optional<WholeDivision> whole_division(const Graph& graph, const std::vector<std::optional<WholeRange>>& ranges, ValueId floor);
 
 }  // namespace attune::codegen

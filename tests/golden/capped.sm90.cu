@@ -7,6 +7,7 @@ struct Config {
   static constexpr int kWarpgroups = 2;       // of 64 query rows each
   static constexpr int kBuffersQ = 2;         // tiles of Q in shared memory
   static constexpr bool kStale = false;       // softmax: stale reference instead of exact online maxima
+  static constexpr bool kRedoes = false;      // tiles may be computed again
   static constexpr bool kFast = true;         // accuracy
   static constexpr bool kPacked = false;      // sequences by cu_q and cu_k
   using Element = BF16;
