@@ -11,6 +11,19 @@
 //
 // so that even with one stage a copy runs under all mathematics. Rows that are not 16-byte aligned are copied element by element, without
 // overlap.
+//
+// The grid is p.tiles CTAs of kWarps warps, with Layout<Config>::kBytes of shared memory; launch bounds (threads, 1): with the threads alone
+// ptxas spills for the sake of a third CTA. Where to begin; registers on sm_80, from sigmoid to softmax with a sink:
+//
+//   head_dim, v_dim   warps  block_n  stages   shared bytes   registers
+//   <= 64             4      64       2        32 Ki + 64     126 .. 155
+//   <= 96             4      64       2        48 Ki + 64     169 .. 172
+//   <= 128            4      64       1        32 Ki + 64     167 .. 215    2 stages: 64 Ki + 64, for sm_80 and sm_90
+//   <= 128            8      64       2        80 Ki + 128    215 .. 220    long sequences: half the reads of K and V
+//   192, 128          4      64       1        48 Ki + 64     229 .. 234
+//   <= 256            8      32       1        96 Ki + 128    244 .. 252
+//   <= 256            4      32       1        64 Ki + 64     244 .. 252    few rows
+//   any               1      32       2                                     q_len <= 16
 
 // A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
 // so that ldmatrix reads eight rows of a column of pieces from all banks at once.
@@ -28,7 +41,7 @@ struct Layout {
   using V = Matrix<Config::kVDim>;
   static constexpr int kThreads = Config::kWarps * kWarp, kRowsQ = Config::kWarps * 16;
   // Q stays in registers where they suffice for it, O and S.
-  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 176;
+  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 144;
   static constexpr int kBytesK = Config::kBlockN * K::kPitch, kBytesV = Config::kBlockN * V::kPitch;
   static constexpr int kK = 0, kV = Config::kStages * kBytesK;
   // Then Q is read before the last stage of V is first written.
@@ -248,7 +261,7 @@ struct Forward {
     constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
     const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
     if (p.vector_loads) {
-#pragma unroll
+#pragma unroll 4
       for (int r = 0; r < kRows; r += kStep) {
         if (kRows % kStep != 0 && r + own_row >= kRows) break;
         const int at = first + r + own_row;
