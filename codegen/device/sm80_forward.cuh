@@ -12,17 +12,17 @@
 // so that even with one stage a copy runs under all mathematics. Rows that are not 16-byte aligned are copied element by element, without
 // overlap.
 //
-// The grid is p.tiles CTAs of kWarps warps, with Layout<Config>::kBytes of shared memory; launch bounds (threads, 1): with the threads alone
-// ptxas spills for the sake of a third CTA. Where to begin; registers on sm_80, from sigmoid to softmax with a sink:
+// The grid is p.tiles CTAs of kWarps warps, with Layout<Config>::kBytes of shared memory. Launch bounds are (threads, 1): with the threads
+// alone ptxas aims at one CTA more, and now and then spills for it. Where to begin; registers on sm_80, sigmoid and softmax with a sink:
 //
 //   head_dim, v_dim   warps  block_n  stages   shared bytes   registers
-//   <= 64             4      64       2        32 Ki + 64     126 .. 155
-//   <= 96             4      64       2        48 Ki + 64     169 .. 172
-//   <= 128            4      64       1        32 Ki + 64     167 .. 215    2 stages: 64 Ki + 64, for sm_80 and sm_90
-//   <= 128            8      64       2        80 Ki + 128    215 .. 220    long sequences: half the reads of K and V
-//   192, 128          4      64       1        48 Ki + 64     229 .. 234
-//   <= 256            8      32       1        96 Ki + 128    244 .. 252
-//   <= 256            4      32       1        64 Ki + 64     244 .. 252    few rows
+//   <= 64             4      64       2        32 Ki + 64     152, 155
+//   <= 96             4      64       2        48 Ki + 64     191, 190
+//   <= 128            4      64       1        32 Ki + 64     218, 215      2 stages: 64 Ki + 64, for sm_80 and sm_90
+//   <= 128            8      64       2        80 Ki + 128    220, 215      long sequences: half the reads of K and V
+//   192, 128          4      64       1        48 Ki + 64     234, 229
+//   <= 256            8      32       1        96 Ki + 128    250, 242
+//   <= 256            4      32       1        64 Ki + 64     250, 244      few rows
 //   any               1      32       2                                     q_len <= 16
 
 // A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
