@@ -11,7 +11,17 @@ namespace attune::codegen {
 // head dim above 256, f32 tensors.
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config);
 
-// The part of the source that is generated: Config, Params, Variant. What golden files pin.
+// The part of the source that is generated: Config, Params, Variant, kernels. What golden files pin.
 std::string emit_gpu_variant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config);
+
+// Another skeleton in place of the one of codegen/device/ that `config` names, under the same contract: tests run programs through one that
+// is plain loops.
+struct GpuSkeletonText {
+  std::string vocabulary;  // beyond types.cuh, ptx.cuh and math.cuh
+  std::string text;
+  std::string function;  // template <typename Config, typename Variant> void FUNCTION(const Params& p)
+};
+GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
+                           const GpuSkeletonText& skeleton);
 
 }  // namespace attune::codegen

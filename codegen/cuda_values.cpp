@@ -3,136 +3,176 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <map>
+#include <array>
+#include <numbers>
 
 #include "codegen/eval/interpreter.h"
 #include "codegen/index_bounds.h"
-#include "codegen/op_table.h"
 #include "codegen/rates.h"
 
 namespace attune::codegen {
 namespace {
 
-constexpr size_t kMaxInline = 90;  // longer texts get a line of their own
-
-std::string constant_text(const Node& node) {
-  switch (node.type) {
-    case Type::kBool:
-      return node.number != 0 ? "true" : "false";
-    case Type::kI32:
-      if (node.number == std::numeric_limits<int32_t>::min()) return "(-2147483647 - 1)";
-      return node.number < 0 ? fmt::format("({})", static_cast<int32_t>(node.number))
-                             : fmt::format("{}", static_cast<int32_t>(node.number));
-    default:
-      break;
-  }
-  const std::string type = node.type == Type::kF64 ? "double(" : "";
-  if (std::isinf(node.number)) return fmt::format("{}{}kInfinity{}", type, node.number < 0 ? "-" : "", type.empty() ? "" : ")");
-  std::string text = node.type == Type::kF32 ? fmt::format("{}", static_cast<float>(node.number)) : fmt::format("{}", node.number);
-  if (text.find_first_of(".e") == std::string::npos) text += ".0";
-  if (node.type == Type::kF32) text += "f";
-  return std::signbit(node.number) ? "(" + text + ")" : text;
-}
-
-std::string symbol_text(Symbol symbol) {
-  switch (symbol) {
-    case Symbol::kB:
-      return "u.b";
-    case Symbol::kH:
-      return "u.h";
-    case Symbol::kKvH:
-      return "u.kv_h";
-    case Symbol::kBatch:
-      return "p.batch";
-    case Symbol::kHeads:
-      return "p.heads";
-    case Symbol::kKvHeads:
-      return "p.kv_heads";
-    case Symbol::kQLen:
-      return "u.q_len";
-    case Symbol::kKLen:
-      return "u.k_len";
-    case Symbol::kHeadDim:
-      return "Config::kHeadDim";
-    case Symbol::kVDim:
-      return "Config::kVDim";
-    default:
-      return std::string(symbol_name(symbol));
-  }
-}
-
-std::string_view load_text(dsl::ElementType element) {
-  switch (element) {
-    case dsl::ElementType::kF16:
-      return "load_f16";
-    case dsl::ElementType::kBF16:
-      return "load_bf16";
-    case dsl::ElementType::kI32:
-      return "load_i32";
-    case dsl::ElementType::kU8:
-    case dsl::ElementType::kBool:
-      return "load_u8";
-    default:
-      return "load_f32";
-  }
-}
-
-// The outermost brackets say nothing where a text stands alone.
-std::string unbracketed(const std::string& text) {
-  if (text.size() < 2 || text.front() != '(' || text.back() != ')') return text;
-  int depth = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    depth += text[i] == '(' ? 1 : text[i] == ')' ? -1 : 0;
-    if (depth == 0 && i + 1 < text.size()) return text;
-  }
-  return text.substr(1, text.size() - 2);
-}
+// Names that the functions of a Variant and its structs have already.
+constexpr std::array kReserved = {"b",       "h",      "kv_h",    "q_len", "k_len", "first_q", "first_k", "last_q",
+                                  "last_k",  "sink2",  "outside", "p",     "u",     "row",     "column",  "rows",
+                                  "columns", "extent", "qk",      "q_idx", "k_idx", "keeps",   "first",   "last"};
+constexpr int kCheapOps = 2;
 
 }  // namespace
 
-std::string CudaValues::type_text(Type type) {
-  switch (type) {
+CudaValues::CudaValues(const Ir& ir, bool packed, const CudaRoots& roots)
+    : ir_(ir), packed_(packed), rates_(assign_rates(ir.graph)), whole_(whole_ranges(ir.graph)), taken_(kReserved.begin(), kReserved.end()) {
+  find_extents(roots.bounds);
+  find_members(roots);
+}
+
+// What costs nothing: constants, symbols, scalars among the arguments.
+bool CudaValues::is_leaf(ValueId id) const {
+  const Node& node = graph()[id];
+  if (node.op == Op::k_param) return !ir_.params[node.index].is_grad && !has_own_default(node);
+  return node.op == Op::k_constant || node.op == Op::k_symbol;
+}
+
+// Whether the kernel itself evaluates the default: where lengths differ from sequence to sequence, or the scalar is not in memory.
+bool CudaValues::has_own_default(const Node& node) const {
+  const Param& param = ir_.params[node.index];
+  return node.op == Op::k_param && (packed_ || param.is_grad) && param.default_value != kNoValue;
+}
+
+// A sum of a few leaves is no slower than a register that holds it.
+bool CudaValues::is_cheap(ValueId id, int depth) const {
+  const Node& node = graph()[id];
+  if (is_leaf(id)) return true;
+  if (node.type != Type::kI32 || depth == kCheapOps || (node.op != Op::k_add && node.op != Op::k_sub && node.op != Op::k_neg)) return false;
+  return std::all_of(node.operands.begin(), node.operands.end(), [&](ValueId operand) { return is_cheap(operand, depth + 1); });
+}
+
+std::vector<ValueId> CudaValues::operands(ValueId id) const {
+  const Node& node = graph()[id];
+  if (node.op == Op::k_tile_min || node.op == Op::k_tile_max) return {};
+  if (has_own_default(node)) return {ir_.params[node.index].default_value};
+  const auto division = whole_division(id);
+  return division ? std::vector{division->dividend} : node.operands;
+}
+
+void CudaValues::mark(ValueId id, std::vector<bool>& is_member) const {
+  if (!is_cheap(id)) is_member[id] = true;
+}
+
+void CudaValues::find_members(const CudaRoots& roots) {
+  std::vector<bool> is_member(graph().size(), false);
+  std::vector<ValueId> all = roots.element;
+  all.insert(all.end(), roots.row.begin(), roots.row.end());
+  const std::vector<bool> needed = reachable(graph(), all);
+  for (ValueId id : roots.element) {
+    if (rate(id) != Rate::kElement) mark(id, is_member);
+  }
+  for (ValueId id : roots.row) {
+    if (rate(id) == Rate::kUniform) mark(id, is_member);
+  }
+  for (ValueId id = 0; id < graph().size(); ++id) {
+    if (!needed[id]) continue;
+    for (ValueId operand : graph()[id].operands) {
+      if (is_slower(rate(operand), rate(id))) mark(operand, is_member);
+    }
+  }
+  // Of what tiles need, only what is slow to get: arithmetic on sizes is as quickly done again.
+  std::vector<ValueId> of_tiles = roots.bounds;
+  for (const std::vector<ValueId>* extents : {&row_extents_, &column_extents_}) {
+    for (ValueId id : *extents) of_tiles.push_back(graph()[id].operands[0]);
+  }
+  const std::vector<bool> needed_by_tiles = reachable(graph(), of_tiles);
+  for (ValueId id = 0; id < graph().size(); ++id) {
+    const bool is_input = graph()[id].op == Op::k_read || graph()[id].op == Op::k_param;
+    if (needed_by_tiles[id] && is_input && rate(id) == Rate::kUniform) mark(id, is_member);
+  }
+  for (ValueId id = 0; id < graph().size(); ++id) {
+    if (!is_member[id]) continue;
+    (rate(id) == Rate::kUniform ? uniform_ : rate(id) == Rate::kRow ? row_ : column_).push_back(id);
+  }
+}
+
+void CudaValues::find_extents(const std::vector<ValueId>& roots) {
+  const std::vector<bool> needed = reachable(graph(), roots);
+  for (ValueId id = 0; id < graph().size(); ++id) {
+    const Node& node = graph()[id];
+    if (!needed[id] || (node.op != Op::k_tile_min && node.op != Op::k_tile_max)) continue;
+    (rate(node.operands[0]) == Rate::kRow ? row_extents_ : column_extents_).push_back(id);
+  }
+}
+
+void CudaValues::name_line(ValueId root, const std::string& prefix) {
+  const std::vector<bool> needed = reachable(graph(), std::span(&root, 1));
+  const auto is_member = [&](ValueId id) { return std::find(uniform_.begin(), uniform_.end(), id) != uniform_.end(); };
+  const auto is_qk = [&](ValueId id) { return graph()[id].op == Op::k_symbol && static_cast<Symbol>(graph()[id].index) == Symbol::kQk; };
+  const auto name_operand = [&](const Node& node, const auto& is_line, const char* name) {
+    for (size_t i = 0; i < 2; ++i) {
+      const ValueId other = node.operands[1 - i];
+      if (is_line(node.operands[i]) && is_member(other) && !names_.count(other)) takes_name(other, prefix + name);
+    }
+  };
+  const auto is_product = [&](ValueId id) {
+    const Node& node = graph()[id];
+    return node.op == Op::k_mul && (is_qk(node.operands[0]) || is_qk(node.operands[1]));
+  };
+  for (ValueId id = 0; id <= root; ++id) {
+    const Node& node = graph()[id];
+    if (!needed[id]) continue;
+    if (node.op == Op::k_mul) name_operand(node, is_qk, "scale");
+    if (node.op == Op::k_add) name_operand(node, is_product, "bias");
+  }
+}
+
+bool CudaValues::takes_name(ValueId id, std::string name) const {
+  if (!taken_.insert(name).second) return false;
+  names_[id] = std::move(name);
+  return true;
+}
+
+// The parameter that a value is log2(e) times, or null: what enters the exp2 domain.
+const Param* CudaValues::scaled_param(const Node& node) const {
+  if (node.op != Op::k_mul) return nullptr;
+  for (size_t i = 0; i < 2; ++i) {
+    const Node &factor = graph()[node.operands[i]], &of = graph()[node.operands[1 - i]];
+    const bool is_log2e = factor.op == Op::k_constant && static_cast<float>(factor.number) == std::numbers::log2e_v<float>;
+    if (is_log2e && (of.op == Op::k_param || of.op == Op::k_read)) return &ir_.params[of.index];
+  }
+  return nullptr;
+}
+
+// Reads have the name of their tensor and the last index, NAME2 is log2(e) * NAME; others are numbered as they come.
+const std::string& CudaValues::name(ValueId id) const {
+  if (const auto known = names_.find(id); known != names_.end()) return known->second;
+  const Node& node = graph()[id];
+  if (node.op == Op::k_read || node.op == Op::k_param) {
+    const Node* last = node.operands.empty() ? nullptr : &graph()[node.operands.back()];
+    const bool is_symbol = last && last->op == Op::k_symbol;
+    const std::string_view suffix = is_symbol ? symbol_name(static_cast<Symbol>(last->index)) : "value";
+    if (takes_name(id, fmt::format("{}_{}", ir_.params[node.index].name, suffix))) return names_[id];
+  }
+  if (node.op == Op::k_tile_min || node.op == Op::k_tile_max) {
+    const std::string of = name(node.operands[0]);
+    if (takes_name(id, (node.op == Op::k_tile_min ? "least_" : "greatest_") + of)) return names_[id];
+  }
+  if (const Param* param = scaled_param(node)) {
+    if (takes_name(id, param->name + "2")) return names_[id];
+  }
+  while (!takes_name(id, fmt::format("v{}", ++numbered_))) {
+  }
+  return names_[id];
+}
+
+std::string_view CudaValues::type_text(ValueId id) const {
+  switch (graph()[id].type) {
     case Type::kBool:
       return "bool";
     case Type::kI32:
       return "int";
-    case Type::kF64:
-      return "double";
-    default:
+    case Type::kF32:
       return "float";
-  }
-}
-
-// What costs nothing: constants, symbols, scalars among the arguments. Scalars of `grad` lie in device memory, and defaults of packed
-// sequences are computed.
-bool CudaValues::is_leaf(const Node& node) const {
-  if (node.op == Op::k_param) return !ir_.params[node.index].is_grad && !has_own_default(node.index);
-  return node.op == Op::k_constant || node.op == Op::k_symbol;
-}
-
-bool CudaValues::has_own_default(int param) const {
-  return packed_ && ir_.params[param].default_value != kNoValue;
-}
-
-CudaValues::CudaValues(const Ir& ir, const Graph& graph, bool packed, std::span<const ValueId> element_roots)
-    : ir_(ir), graph_(graph), packed_(packed), rates_(assign_rates(graph)) {
-  const std::vector<bool> needed = reachable(graph, element_roots);
-  std::vector<bool> is_member(graph.size(), false);
-  const auto mark = [&](ValueId id) { is_member[id] = is_member[id] || !is_leaf(graph_[id]); };
-  for (ValueId id : element_roots) {
-    if (rate(id) != Rate::kElement) mark(id);
-  }
-  for (ValueId id = 0; id < graph.size(); ++id) {
-    if (!needed[id]) continue;
-    for (ValueId operand : graph[id].operands) {
-      if (is_slower(rate(operand), rate(id))) mark(operand);
-    }
-  }
-  for (ValueId id = 0; id < graph.size(); ++id) {
-    if (!is_member[id]) continue;
-    (rate(id) == Rate::kUniform ? uniform_ : rate(id) == Rate::kRow ? row_ : column_).push_back(id);
+    default:
+      return !whole_[id] ? "double" : whole_[id]->fits_i32() ? "int" : "i64";
   }
 }
 
@@ -140,137 +180,43 @@ const std::vector<ValueId>& CudaValues::members(CudaScope scope) const {
   return scope == CudaScope::kUniform ? uniform_ : scope == CudaScope::kRow ? row_ : column_;
 }
 
+bool CudaValues::may_clamp(CudaScope scope) const {
+  const Rate own = scope == CudaScope::kUniform ? Rate::kUniform : scope == CudaScope::kRow ? Rate::kRow : Rate::kColumn;
+  const std::vector<bool> needed = reachable(graph(), members(scope));
+  for (ValueId id = 0; id < graph().size(); ++id) {
+    const Node& node = graph()[id];
+    if (!needed[id] || node.op != Op::k_read || rate(id) != own) continue;
+    if (std::any_of(node.operands.begin(), node.operands.end(), [&](ValueId index) { return is_data_dependent(graph(), index); }))
+      return true;
+  }
+  return false;
+}
+
 std::string CudaValues::members_text(CudaScope scope) const {
-  std::map<std::string, std::string> names;  // by type
+  std::map<std::string_view, std::string> lists;
   for (ValueId id : members(scope)) {
-    std::string& text = names[type_text(graph_[id].type)];
-    text += fmt::format("{}v{}", text.empty() ? "" : ", ", id);
+    std::string& list = lists[type_text(id)];
+    list += (list.empty() ? "" : ", ") + name(id);
   }
   std::string text;
-  for (const auto& [type, list] : names) text += fmt::format("    {} {};\n", type, list);
+  for (const auto& [type, list] : lists) text += cuda_line(4, fmt::format("{} {};", type, list));
+  if (scope != CudaScope::kUniform && may_clamp(scope)) text += "    bool outside;  // an index that depends on data was clamped\n";
   return text;
 }
 
-void CudaValues::find_extents(std::span<const ValueId> roots) {
-  const std::vector<bool> needed = reachable(graph_, roots);
-  for (ValueId id = 0; id < graph_.size(); ++id) {
-    const Node& node = graph_[id];
-    if (!needed[id] || (node.op != Op::k_tile_min && node.op != Op::k_tile_max)) continue;
-    (rate(node.operands[0]) == Rate::kRow ? row_extents_ : column_extents_).push_back(id);
+std::string cuda_line(int indent, const std::string& text) {
+  constexpr size_t kMaxColumns = 140;
+  std::string line = std::string(static_cast<size_t>(indent), ' ') + text, result;
+  while (line.size() > kMaxColumns) {
+    const size_t start = line.find_first_not_of(' ');
+    const size_t comma = line.rfind(", ", kMaxColumns - 2);
+    size_t blank = comma != std::string::npos && comma > start + kMaxColumns / 2 ? comma + 1 : line.rfind(' ', kMaxColumns);
+    if (blank == std::string::npos || blank < start) blank = line.find(' ', start);
+    if (blank == std::string::npos) break;
+    result += line.substr(0, blank) + "\n";
+    line.replace(0, blank + 1, std::string(static_cast<size_t>(indent) + 4, ' '));
   }
-}
-
-class CudaBodyWriter {
- public:
-  CudaBodyWriter(const CudaValues& values, CudaScope scope, CudaGuard guard) : values_(values), scope_(scope), guard_(guard) {
-    for (const CudaScope of : {CudaScope::kUniform, CudaScope::kRow, CudaScope::kColumn}) {
-      if (!sees(of)) continue;
-      const char* owner = of == CudaScope::kUniform ? "u" : of == CudaScope::kRow ? "row" : "column";
-      for (ValueId id : values.members(of)) text_[id] = fmt::format("{}.v{}", owner, id);
-    }
-  }
-
-  CudaValues::Body write(std::span<const ValueId> roots) {
-    count_uses(roots);
-    CudaValues::Body body;
-    for (ValueId root : roots) body.roots.push_back(unbracketed(get(root)));
-    body.statements = std::move(statements_);
-    return body;
-  }
-
- private:
-  const Graph& graph() const { return values_.graph_; }
-
-  bool sees(CudaScope of) const {
-    if (scope_ == CudaScope::kBounds || scope_ == CudaScope::kUniform) return false;
-    return of == CudaScope::kUniform || scope_ == CudaScope::kElement;
-  }
-
-  // Operands have smaller ids than their users, so one sweep downwards meets every user first. What is a member has no operands here.
-  void count_uses(std::span<const ValueId> roots) {
-    for (ValueId root : roots) ++uses_[root];
-    for (auto it = uses_.rbegin(); it != uses_.rend(); ++it) {
-      if (text_.count(it->first)) continue;
-      const Node& node = graph()[it->first];
-      if (node.op == Op::k_tile_min || node.op == Op::k_tile_max) continue;
-      for (ValueId operand : node.operands) ++uses_[operand];
-    }
-  }
-
-  std::string get(ValueId id) {
-    if (const auto known = text_.find(id); known != text_.end()) return known->second;
-    std::string text = make(id);
-    if (!values_.is_leaf(graph()[id]) && (uses_[id] > 1 || text.size() > kMaxInline)) {
-      statements_ += fmt::format("    const {} v{} = {};\n", CudaValues::type_text(graph()[id].type), id, unbracketed(text));
-      text = fmt::format("v{}", id);
-    }
-    return text_[id] = std::move(text);
-  }
-
-  std::string make(ValueId id) {
-    const Node& node = graph()[id];
-    switch (node.op) {
-      case Op::k_constant:
-        return constant_text(node);
-      case Op::k_symbol:
-        return symbol_text(static_cast<Symbol>(node.index));
-      case Op::k_param:
-        return param_text(node);
-      case Op::k_read:
-        return read_text(node);
-      case Op::k_tile_min:
-      case Op::k_tile_max:
-        return fmt::format("double({}.v{})", values_.rate(node.operands[0]) == Rate::kRow ? "rows" : "columns", id);
-      default:
-        break;
-    }
-    std::string text(info(node.op).cuda);
-    for (size_t i = 0; i < node.operands.size(); ++i) {
-      const std::string place = fmt::format("${}", i), operand = get(node.operands[i]);
-      for (size_t at = text.find(place); at != std::string::npos; at = text.find(place, at + operand.size())) {
-        text.replace(at, place.size(), operand);
-      }
-    }
-    return text;
-  }
-
-  std::string param_text(const Node& node) {
-    const Param& param = values_.ir_.params[node.index];
-    if (param.is_grad) return "*p.p_" + param.name;
-    const std::string text = node.type == Type::kBool ? fmt::format("(p.p_{} != 0)", param.name) : "p.p_" + param.name;
-    if (!values_.has_own_default(node.index)) return text;
-    ++uses_[param.default_value];
-    return fmt::format("(p.p_{}_given ? {} : {})", param.name, text, get(param.default_value));
-  }
-
-  std::string read_text(const Node& node) {
-    const Param& param = values_.ir_.params[node.index];
-    std::string address;
-    for (size_t axis = 0; axis < node.operands.size(); ++axis) {
-      const ValueId index = node.operands[axis];
-      const std::string text = unbracketed(get(index)), dim = fmt::format("p.t_{}_dim[{}]", param.name, axis);
-      std::string safe;
-      if (is_data_dependent(graph(), index)) {
-        safe = fmt::format("clamped({}, {}, {}, p.index_flag)", text, dim, scope_ == CudaScope::kElement ? "keeps" : "true");
-      } else {
-        const char* guarded = guard_ == CudaGuard::kNever ? "false" : guard_ == CudaGuard::kAlways ? "true" : "kGuarded";
-        safe = fmt::format("inside<{}>({}, {})", guarded, text, dim);
-      }
-      address += fmt::format(" + {} * p.t_{}_stride[{}]", safe, param.name, axis);
-    }
-    return fmt::format("{}(p.t_{}{})", load_text(param.element), param.name, address);
-  }
-
-  const CudaValues& values_;
-  const CudaScope scope_;
-  const CudaGuard guard_;
-  std::map<ValueId, std::string> text_;
-  std::map<ValueId, int> uses_;
-  std::string statements_;
-};
-
-CudaValues::Body CudaValues::body(std::span<const ValueId> roots, CudaScope scope, CudaGuard guard) const {
-  return CudaBodyWriter(*this, scope, guard).write(roots);
+  return result + line + "\n";
 }
 
 }  // namespace attune::codegen

@@ -171,6 +171,8 @@ Ex silu_tangent(Exprs x, Exprs dx, Ex y) {
     return __VA_ARGS__;                                                                                                     \
   }
 #define COST(alu, special) (Cost{alu, special})
+#define FORM(text) (CudaForms{text, text})
+#define FORMS(exact, fast) (CudaForms{exact, fast})
 #define LLVM(...)                                                                                                \
   [](MathBuilder& b [[maybe_unused]], std::span<const MathValue> x [[maybe_unused]], Type type [[maybe_unused]], \
      Type operand [[maybe_unused]], double exponent [[maybe_unused]]) -> MathValue { return __VA_ARGS__; }

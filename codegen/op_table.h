@@ -43,6 +43,12 @@ struct Cost {
   int special = 0;
 };
 
+// With $0, $1, ... for the operands; what CUDA lacks is an overloaded device function of the vocabulary. `fast`, within a few ulp of
+// `exact`, is for what is computed for every pair.
+struct CudaForms {
+  std::string_view exact, fast;
+};
+
 struct OpInfo {
   std::string_view name;
   std::string_view spelling;  // "" if only the compiler makes it
@@ -53,7 +59,7 @@ struct OpInfo {
   TangentRule tangent = nullptr;    // null: the derivative is 0 (integers, bools, floor)
   IntervalRule interval = nullptr;  // null: nothing is known
   Cost cost;
-  std::string_view cuda;    // with $0, $1, ... for the operands; what CUDA lacks is an overloaded device function of the vocabulary
+  CudaForms cuda;
   LlvmForm llvm = nullptr;  // null for leaves and tile_min, tile_max
 };
 

@@ -7,17 +7,24 @@
 namespace attune::codegen {
 namespace {
 
-// `count` operands "%0, %1, ..." and their constraints on the array `d`.
+// `count` operands "%0, %1, ..." as pieces of a string, and their constraints on the array `d`: lines that hang below an asm.
 struct Operands {
   std::string places, constraints;
 };
 
 Operands operands(int count, std::string_view constraint) {
+  constexpr int kPlacesOfLine = 20, kConstraintsOfLine = 8;
   Operands result;
   for (int i = 0; i < count; ++i) {
-    const char* separator = i == 0 ? "" : ", ";
-    result.places += fmt::format("{}%{}", separator, i);
-    result.constraints += fmt::format("{}\"{}\"(d[{}])", separator, constraint, i);
+    const bool is_last = i + 1 == count;
+    if (i % kPlacesOfLine == 0) result.places += "      \"";
+    result.places += fmt::format("%{}{}", i, is_last ? "" : ", ");
+    if (is_last || i % kPlacesOfLine == kPlacesOfLine - 1) result.places += "\"\n";
+    if (i % kConstraintsOfLine == 0) result.constraints += i == 0 ? "" : "\n        ";
+    result.constraints += fmt::format("\"{}\"(d[{}]){}", constraint, i,
+                                      is_last                                            ? ""
+                                      : i % kConstraintsOfLine == kConstraintsOfLine - 1 ? ","
+                                                                                         : ", ");
   }
   return result;
 }
@@ -28,7 +35,7 @@ std::string from_shared(std::string_view name, int n, std::string_view type, boo
   return fmt::format(
       "DEVICE void {0}(float (&d)[{1}], u64 a, u64 b) {{\n"
       "  asm volatile(\"{{.reg .pred accumulates; setp.ne.b32 accumulates, {2}, 0;\"\n"
-      "      \"wgmma.mma_async.sync.aligned.m64n{3}k16.f32.{4}.{4} {{{5}}}, %{6}, %{7}, accumulates, 1, 1, 0, 0;}}\"\n"
+      "      \"wgmma.mma_async.sync.aligned.m64n{3}k16.f32.{4}.{4} {{\"\n{5}      \"}}, %{6}, %{7}, accumulates, 1, 1, 0, 0;}}\"\n"
       "      : {8} : \"l\"(a), \"l\"(b));\n}}\n",
       name, n / 2, is_first ? 0 : 1, n, type, d.places, n / 2, n / 2 + 1, d.constraints);
 }
@@ -38,7 +45,8 @@ std::string from_registers(std::string_view name, int n, std::string_view type) 
   const Operands d = operands(n / 2, "+f");
   return fmt::format(
       "DEVICE void {0}(float (&d)[{1}], u32 a0, u32 a1, u32 a2, u32 a3, u64 b) {{\n"
-      "  asm volatile(\"wgmma.mma_async.sync.aligned.m64n{2}k16.f32.{3}.{3} {{{4}}}, {{%{5}, %{6}, %{7}, %{8}}}, %{9}, 1, 1, 1, 1;\"\n"
+      "  asm volatile(\"wgmma.mma_async.sync.aligned.m64n{2}k16.f32.{3}.{3} {{\"\n{4}      \"}}, {{%{5}, %{6}, %{7}, %{8}}}, %{9}, 1, 1, "
+      "1, 1;\"\n"
       "      : {10} : \"r\"(a0), \"r\"(a1), \"r\"(a2), \"r\"(a3), \"l\"(b));\n}}\n",
       name, n / 2, n, type, d.places, n / 2, n / 2 + 1, n / 2 + 2, n / 2 + 3, n / 2 + 4, d.constraints);
 }

@@ -25,6 +25,33 @@ DEVICE int ipow(int x, int exponent) {
   return static_cast<int>(result);
 }
 
+DEVICE i64 floor_div(i64 a, i64 b) {
+  const i64 quotient = a / b;
+  return quotient - (a % b != 0 && (a < 0) != (b < 0));
+}
+// Where i32 may leave its range: signed arithmetic must not wrap in C++.
+DEVICE int wrapping_add(int a, int b) {
+  return static_cast<int>(static_cast<u32>(a) + static_cast<u32>(b));
+}
+DEVICE int wrapping_sub(int a, int b) {
+  return static_cast<int>(static_cast<u32>(a) - static_cast<u32>(b));
+}
+DEVICE int wrapping_mul(int a, int b) {
+  return static_cast<int>(static_cast<u32>(a) * static_cast<u32>(b));
+}
+DEVICE int absolute(int x) {
+  return x < 0 ? wrapping_sub(0, x) : x;
+}
+DEVICE i64 absolute(i64 x) {
+  return x < 0 ? -x : x;
+}
+DEVICE float absolute(float x) {
+  return fabsf(x);
+}
+DEVICE double absolute(double x) {
+  return fabs(x);
+}
+
 // NaN passes.
 DEVICE int nan_min(int a, int b) {
   return min(a, b);
@@ -67,6 +94,9 @@ DEVICE int to_i32(double x) {
   asm("cvt.rzi.s32.f64 %0, %1;" : "=r"(y) : "d"(x));
   return y;
 }
+DEVICE int to_i32(i64 x) {
+  return static_cast<int>(min(max(x, -0x80000000ll), 0x7FFFFFFFll));
+}
 DEVICE bool bit(int x, int i) {
   return i >= 0 && i < 32 && (static_cast<u32>(x) >> i & 1) != 0;
 }
@@ -75,8 +105,19 @@ DEVICE bool bit(int x, int i) {
 DEVICE float divide(float a, float b) {
   return __fdividef(a, b);
 }
-DEVICE double divide(double a, double b) {
-  return a / b;
+// x ** kExponent by multiplications.
+template <int kExponent>
+DEVICE float power(float x) {
+  if constexpr (kExponent < 0) {
+    return 1.0f / power<-kExponent>(x);
+  } else if constexpr (kExponent == 0) {
+    return 1.0f;
+  } else if constexpr (kExponent % 2 == 1) {
+    return power<kExponent - 1>(x) * x;
+  } else {
+    const float root = power<kExponent / 2>(x);
+    return root * root;
+  }
 }
 DEVICE float exp_fast(float x) {
   return exp2_approx(x * kLog2E);
@@ -122,7 +163,7 @@ DEVICE float random_uniform(int seed, int b, int h, int q_idx, int k_idx) {
   return static_cast<float>(c0 >> 8) * 0x1p-24f;
 }
 
-// Elements of tensors. An index that may lie outside is clamped; one that depends on data says so where it counts.
+// Elements of tensors. An index that may lie outside is clamped.
 DEVICE float load_f32(const float* at) {
   return *at;
 }
@@ -144,10 +185,14 @@ template <bool kGuarded>
 DEVICE i64 inside(int index, int dim) {
   return kGuarded ? min(max(index, 0), dim - 1) : index;
 }
-DEVICE i64 clamped(int index, int dim, bool counts, int* flag) {
+// An index that depends on data.
+DEVICE i64 clamped(int index, int dim, bool& outside) {
   const int inner = min(max(index, 0), dim - 1);
-  if (counts && inner != index) *flag = 1;
+  outside = outside || inner != index;
   return inner;
+}
+DEVICE void raise(bool outside, int* flag) {
+  if (outside && flag) *flag = 1;
 }
 
 // Over a warp, for every lane; NaN if any is.

@@ -1,0 +1,62 @@
+// The text of one CUDA function of a Variant: values as expressions, and the statements that they need.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "codegen/cuda_values.h"
+
+namespace attune::codegen {
+
+// How a read treats indices that may lie outside for pairs that do not count; those that depend on data are clamped in any case.
+enum class CudaGuard : uint8_t { kNever, kAlways, kByTemplate };
+
+// How tightly an expression binds, as in C++.
+enum class CudaLevel : uint8_t { kAny, kChoice, kOr, kAnd, kCompare, kSum, kProduct, kUnary, kAtom };
+
+struct CudaText {
+  std::string text;
+  CudaLevel level = CudaLevel::kAtom;
+
+  std::string in(CudaLevel least) const { return level < least ? "(" + text + ")" : text; }
+};
+
+class CudaWriter {
+ public:
+  // `roots` are all that will be asked for.
+  CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots);
+
+  // The value as an expression; what it needs has become statements.
+  std::string value(ValueId id);
+  // "OWNER.NAME = ...;" for a member, which is read there from now on.
+  void assign(const std::string& owner, ValueId id);
+  // Lines, indented by four; empties the list.
+  std::string take_statements();
+  // Whether an index was clamped: the function declares `bool outside = false;`.
+  bool clamps() const { return clamps_; }
+
+ private:
+  const Graph& graph() const { return values_.graph(); }
+  bool sees(CudaScope members) const;
+  void count_uses(std::span<const ValueId> roots);
+  void write(ValueId root, bool names_root);
+  void name_if_shared(ValueId id, bool is_root);
+  CudaText make(ValueId id);
+  CudaText arithmetic(ValueId id);
+  std::string form(ValueId id, std::string_view type) const;
+  CudaText param(const Node& node);
+  CudaText read(const Node& node);
+
+  const CudaValues& values_;
+  const CudaScope scope_;
+  const CudaGuard guard_;
+  std::map<ValueId, CudaText> text_;
+  std::map<ValueId, int> uses_;
+  std::string statements_;
+  bool clamps_ = false;
+};
+
+}  // namespace attune::codegen

@@ -1,0 +1,69 @@
+struct Config {
+  static constexpr int kHeadDim = 64;
+  static constexpr int kVDim = 64;
+  static constexpr int kColumnsO = 64;        // columns of the accumulator
+  static constexpr int kBlockN = 128;         // key columns of a tile
+  static constexpr int kStages = 2;           // depth of the K and V rings
+  static constexpr int kWarpgroups = 2;       // of 64 query rows each
+  static constexpr int kBuffersQ = 2;         // tiles of Q in shared memory
+  static constexpr bool kStale = true;        // softmax: stale reference instead of exact online maxima
+  static constexpr bool kRedoes = true;       // tiles may be computed again
+  static constexpr bool kFast = true;         // accuracy
+  static constexpr bool kPacked = false;      // sequences by cu_q and cu_k
+  using Element = F16;
+};
+
+struct Params {
+  TensorMap q_map, k_map, v_map, out_map;
+  const Raw *q, *k, *v;
+  Raw* out;
+  float* lse;
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
+  int* counter;
+  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads;
+};
+static_assert(sizeof(Params) == 768);
+
+struct Variant {
+  static constexpr Weight kWeight = Weight::kSoftmax;
+  static constexpr Mask kMask = Mask::kRange;
+  static constexpr bool kSink = false, kFactor = false, kFactorOfScore = false;
+
+  struct Uniform {
+    int b, h, kv_h, q_len, k_len, first_q, first_k;
+  };
+  static DEVICE Uniform uniform(const Params& p, int b, int h) {
+    Uniform u = {b, h, h / (p.heads / p.kv_heads), p.q_len, p.k_len, 0, 0};
+    return u;
+  }
+  struct Row {};
+  template <bool kGuarded>
+  static DEVICE Row row(int q_idx, const Params& p, const Uniform& u) {
+    return {};
+  }
+  struct Column {};
+  template <bool kGuarded>
+  static DEVICE Column column(int k_idx, const Params& p, const Uniform& u) {
+    return {};
+  }
+
+  template <bool kGuarded>
+  static DEVICE float score2(float qk, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column,
+      bool keeps) {
+    return qk * 0.18033688f;
+  }
+  static DEVICE bool keep(int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column) {
+    return k_idx <= q_idx + (u.k_len - u.q_len);
+  }
+
+  static DEVICE KeyRange kept_keys(int first_q, int last_q, const Params& p, const Uniform& u) {
+    return {0, max(min(last_q + (u.k_len - u.q_len) + 1, u.k_len), 0)};
+  }
+  static DEVICE KeyRange full_keys(int first_q, int last_q, const Params& p, const Uniform& u) {
+    return {0, max(min(first_q + (u.k_len - u.q_len) + 1, u.k_len), 0)};
+  }
+};
+
+extern "C" __global__ __launch_bounds__(384, 1) void causal_forward(GRID_CONSTANT const Params p) {
+  attention_forward_sm90<Config, Variant>(p);
+}

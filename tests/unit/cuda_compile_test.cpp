@@ -1,0 +1,78 @@
+// Every example and golden program, as CUDA around plain loops, through NVRTC: what is emitted compiles, for both dtypes, packed too.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "runtime/error.h"
+#include "runtime/nvrtc.h"
+#include "tests/unit/cuda_util.h"
+
+namespace attune::codegen {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CudaCompile : public testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      runtime::nvrtc_version();
+    } catch (const EnvironmentError& error) {
+      GTEST_SKIP() << "no NVRTC: " << error.what();
+    }
+  }
+};
+
+std::vector<fs::path> programs() {
+  std::vector<fs::path> paths;
+  for (const char* folder : {"examples", "tests/golden"}) {
+    for (const auto& entry : fs::directory_iterator(fs::path(ATTUNE_SOURCE_DIR) / folder)) {
+      if (entry.path().extension() == ".attn") paths.push_back(entry.path());
+    }
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+void compile(const GpuKernel& kernel, const std::string& arch, const std::string& what) {
+  SCOPED_TRACE(what);
+  runtime::CompiledGpu compiled;
+  ASSERT_NO_THROW(
+      try { compiled = runtime::compile_gpu({kernel.source, arch}); } catch (const std::exception& error) {
+        ADD_FAILURE() << error.what();
+        throw;
+      });
+  const auto has = [&](const std::string& name) {
+    return std::any_of(compiled.kernels.begin(), compiled.kernels.end(), [&](const auto& one) { return one.kernel == name; });
+  };
+  EXPECT_TRUE(has(kernel.name));
+  EXPECT_TRUE(kernel.extents_name.empty() || has(kernel.extents_name));
+}
+
+TEST_F(CudaCompile, EveryProgramAroundPlainLoops) {
+  ASSERT_GE(programs().size(), 20u);
+  bool is_f16 = false;
+  for (const fs::path& path : programs()) {
+    GpuKernelOptions options = gpu_options(64, is_f16 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16);
+    options.arch = is_f16 ? "sm_80" : "sm_90a";
+    compile(emit_naive(read_file(path), options), options.arch, path.string());
+    is_f16 = !is_f16;
+  }
+}
+
+// The skeletons of codegen/device/.
+TEST_F(CudaCompile, OwnSkeleton) {
+  for (const char* name : {"flash_sigmoid", "capped", "documents"}) {
+    const fs::path path = fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn");
+    const std::string text = read_file(path);
+    const GpuKernelOptions options = gpu_options(64);
+    const Lowered lowered = lowered_for(text, options);
+    compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
+    compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
+  }
+}
+
+}  // namespace
+}  // namespace attune::codegen

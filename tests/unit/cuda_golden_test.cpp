@@ -1,0 +1,42 @@
+// What is generated for the programs of tests/golden: <program>.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the environment the files are
+// written instead.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/cuda_util.h"
+
+namespace attune::codegen {
+namespace {
+
+struct Case {
+  const char* program;
+  GpuSkeleton skeleton;
+  dsl::ElementType dtype;
+  int head_dim;
+  bool stale = false, packed = false;
+};
+
+constexpr Case kCases[] = {
+    {"flash_sigmoid", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 128},
+    {"causal", GpuSkeleton::kSm90, dsl::ElementType::kF16, 64, true},
+    {"capped", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 128},
+    {"documents", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 64},
+    {"dense_bias", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 64},
+    {"prefix_lm", GpuSkeleton::kSm80, dsl::ElementType::kF16, 64, false, true},
+    {"t5_bias", GpuSkeleton::kSm80, dsl::ElementType::kBF16, 64},
+};
+
+TEST(CudaGolden, GeneratedParts) {
+  for (const Case& c : kCases) {
+    GpuKernelOptions options = gpu_options(c.head_dim, c.dtype);
+    options.packed = c.packed;
+    GpuConfig config = c.skeleton == GpuSkeleton::kSm80 ? sm80_config() : GpuConfig{};
+    config.stale = c.stale;
+    const char* arch = c.skeleton == GpuSkeleton::kSm80 ? "sm80" : "sm90";
+    const std::string text = read_file(golden_folder() / fmt::format("{}.attn", c.program));
+    check_golden(golden_folder() / fmt::format("{}.{}.cu", c.program, arch), emit_gpu_variant(lowered_for(text, options), options, config));
+  }
+}
+
+}  // namespace
+}  // namespace attune::codegen

@@ -1,0 +1,52 @@
+// Programs as CUDA, for the tests of the emitter.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "codegen/cuda_emitter.h"
+#include "dsl/printer.h"
+#include "tests/unit/golden_file.h"
+#include "tests/unit/passes_util.h"
+
+namespace attune::codegen {
+
+inline GpuKernelOptions gpu_options(int head_dim, dsl::ElementType dtype = dsl::ElementType::kBF16) {
+  GpuKernelOptions options;
+  options.dtype = dtype;
+  options.head_dim = options.v_dim = head_dim;
+  return options;
+}
+
+inline Lowered lowered_for(const std::string& text, const GpuKernelOptions& options) {
+  BuildOptions build_options;
+  build_options.head_dim = options.head_dim;
+  build_options.v_dim = options.v_dim;
+  return lower(build(text, build_options));
+}
+
+inline GpuConfig sm80_config() {
+  GpuConfig config;
+  config.skeleton = GpuSkeleton::kSm80;
+  config.warpgroups = 4;
+  config.block_n = 64;
+  return config;
+}
+
+// The program in its canonical form.
+inline std::string canonical(const std::string& text) {
+  dsl::Diagnostics diagnostics("test.attn", text);
+  const std::optional<dsl::Program> program = dsl::parse(diagnostics);
+  if (!program) throw std::runtime_error(diagnostics.render());
+  return dsl::print(*program);
+}
+
+// The plain loops of tests/gpu/naive_forward.cuh.
+inline GpuKernel emit_naive(const std::string& text, const GpuKernelOptions& options) {
+  GpuSkeletonText skeleton;
+  skeleton.text = read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/naive_forward.cuh");
+  skeleton.function = "attention_forward_naive";
+  return emit_gpu_forward(lowered_for(text, options), canonical(text), options, sm80_config(), skeleton);
+}
+
+}  // namespace attune::codegen
