@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "api/gpu_kernels.h"
 #include "api/tensors.h"
 #include "api/variant_impl.h"
 #include "codegen/cuda_emitter.h"
@@ -10,6 +11,7 @@
 #include "codegen/print_ir.h"
 #include "dsl/printer.h"
 #include "runtime/host_cpu.h"
+#include "runtime/nvrtc.h"
 
 namespace attune {
 namespace {
@@ -106,17 +108,45 @@ codegen::GpuProblem contiguous_problem(const Shape& shape) {
   return problem;
 }
 
-// Of contiguous tensors.
-std::string explain_cuda(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
-  codegen::GpuKernelOptions kernel;
-  kernel.arch = options.arch;
-  kernel.dtype = element_of(options.dtype);
-  kernel.head_dim = static_cast<int>(options.shape.head_dim);
-  kernel.v_dim = static_cast<int>(options.shape.v_dim);
-  const codegen::Lowered lowered = codegen::lower(
-      type_program(program, options.compile.file_name, text, numbers_of(options.compile.constants), kernel.head_dim, kernel.v_dim));
-  const codegen::GpuConfig config = codegen::default_config(lowered, kernel, contiguous_problem(options.shape));
-  return codegen::emit_gpu_forward(lowered, dsl::print(program), kernel, config).source;
+// The forward kernel of contiguous tensors.
+struct GpuForwardKernel {
+  codegen::Lowered lowered;
+  codegen::GpuKernelOptions options;
+  codegen::GpuConfig config;
+  codegen::GpuKernel kernel;
+
+  runtime::GpuSource source() const { return {kernel.source, options.arch}; }
+};
+
+GpuForwardKernel gpu_forward_kernel(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
+  GpuForwardKernel made;
+  made.options.arch = options.arch;
+  made.options.dtype = element_of(options.dtype);
+  made.options.head_dim = static_cast<int>(options.shape.head_dim);
+  made.options.v_dim = static_cast<int>(options.shape.v_dim);
+  made.options.accuracy = options.accuracy == Accuracy::kHigh ? codegen::Accuracy::kHigh : codegen::Accuracy::kFast;
+  made.lowered = codegen::lower(type_program(program, options.compile.file_name, text, numbers_of(options.compile.constants),
+                                             made.options.head_dim, made.options.v_dim));
+  made.config = codegen::default_config(made.lowered, made.options, contiguous_problem(options.shape));
+  made.kernel = codegen::emit_gpu_forward(made.lowered, dsl::print(program), made.options, made.config);
+  return made;
+}
+
+// Its launches, with no parameter bound.
+runtime::GpuPlan gpu_launches(const GpuForwardKernel& forward, const Shape& shape) {
+  codegen::GpuProblem problem = contiguous_problem(shape);
+  for (const codegen::Param& param : forward.lowered.ir.params) {
+    codegen::GpuParamBinding& binding = problem.params.emplace_back();
+    binding.strides.resize(param.dims.size());
+    binding.dims.resize(param.dims.size());
+  }
+  return codegen::plan_gpu_forward(forward.lowered, forward.kernel, forward.options, forward.config, problem);
+}
+
+std::string explain_ptx(const GpuForwardKernel& forward) {
+  runtime::GpuCompileOptions options;
+  options.want_ptx = true;
+  return runtime::compile_gpu(forward.source(), options).ptx;
 }
 
 }  // namespace
@@ -137,10 +167,37 @@ std::string explain(std::string_view text, Stage stage, const ExplainOptions& op
     case Stage::kBounds:
       return codegen::print_bounds(codegen::lower(std::move(ir)));
     case Stage::kCuda:
-      return explain_cuda(program, source, options);
+      return gpu_forward_kernel(program, source, options).kernel.source;
+    case Stage::kPtx:
+      return explain_ptx(gpu_forward_kernel(program, source, options));
     default:
       return explain_llvm(program, source, options);
   }
+}
+
+GpuResourceReport gpu_resources(std::string_view text, const ExplainOptions& options) {
+  const std::string source(text);
+  const GpuForwardKernel forward = gpu_forward_kernel(parse_program(options.compile.file_name, source), source, options);
+  const runtime::CompiledGpu compiled = runtime::compile_gpu(forward.source());
+  GpuResourceReport report;
+  report.config = gpu_kernel_text(forward.options, forward.config);
+  report.compile_seconds = compiled.seconds;
+  report.warnings = compiled.warnings;
+  for (const runtime::GpuLaunch& launch : gpu_launches(forward, options.shape).launches) {
+    KernelResources& kernel = report.kernels.emplace_back();
+    kernel.kernel = launch.kernel;
+    kernel.threads = static_cast<int>(launch.block[0]);
+    kernel.shared_bytes = launch.shared_bytes;
+    for (const runtime::GpuResources& found : compiled.kernels) {
+      if (found.kernel != launch.kernel) continue;
+      kernel.registers = found.registers;
+      kernel.stack_bytes = found.stack_bytes;
+      kernel.spill_store_bytes = found.spill_store_bytes;
+      kernel.spill_load_bytes = found.spill_load_bytes;
+      kernel.shared_bytes += found.shared_bytes;
+    }
+  }
+  return report;
 }
 
 }  // namespace attune

@@ -9,7 +9,7 @@
 
 namespace attune {
 
-enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm, kCuda };
+enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm, kCuda, kPtx };
 
 struct ExplainOptions {
   CompileOptions compile;
@@ -19,13 +19,30 @@ struct ExplainOptions {
                  .q_len = 512,
                  .k_len = 512,
                  .head_dim = 64,
-                 .v_dim = 64};  // head_dim and v_dim matter to kLlvm and kCuda
+                 .v_dim = 64};  // head_dim and v_dim matter to kLlvm, kCuda and kPtx
   DType dtype = DType::kF32;
-  std::string arch = "sm_90a";  // kCuda: a GPU's
+  std::string arch = "sm_90a";  // a GPU's: kCuda, kPtx, gpu_resources
+  Accuracy accuracy = Accuracy::kFast;
 };
 
-// Throws ProgramError for a wrong program.
+// Throws ProgramError for a wrong program. kPtx needs NVRTC, and no GPU.
 std::string explain(std::string_view text, Stage stage, const ExplainOptions& options = {});
+
+// What the forward kernel of contiguous tensors takes of a multiprocessor. Counts are a thread's, shared memory a block's.
+struct KernelResources {
+  std::string kernel;
+  int threads = 0;  // of a block
+  int registers = 0, stack_bytes = 0, spill_store_bytes = 0, spill_load_bytes = 0;
+  int64_t shared_bytes = 0;  // static and dynamic
+};
+struct GpuResourceReport {
+  std::string config;  // "sm_90a, bf16, head_dim 64, v_dim 64, sm90 192x128x2, stale softmax"
+  double compile_seconds = 0;
+  std::vector<KernelResources> kernels;
+  std::vector<std::string> warnings;  // ptxas's
+};
+// Compiles. Needs NVRTC, and no GPU.
+GpuResourceReport gpu_resources(std::string_view text, const ExplainOptions& options = {});
 
 enum class TileClass : uint8_t { kSkipped, kPartial, kFull };
 

@@ -157,16 +157,10 @@ DType parse_dtype(const std::string& text) {
   throw UsageError(fmt::format("--dtype: expected f32, f16 or bf16, found '{}'", text));
 }
 
-void check_device(const std::string& text) {
-  if (text == "auto" || text == "cpu") return;
-  std::string_view rest = text;
-  if (rest.starts_with("cuda")) {
-    rest.remove_prefix(4);
-    bool numbered = rest.starts_with(':') && number<uint16_t>(rest.substr(1));
-    if (rest.empty() || numbered)
-      throw UsageError(fmt::format("--device: '{}': this build has no GPU back end, expected auto or cpu", text));
-  }
-  throw UsageError(fmt::format("--device: expected auto, cpu or cuda[:N], found '{}'", text));
+Accuracy parse_accuracy(const std::string& text) {
+  if (text == "fast") return Accuracy::kFast;
+  if (text == "high") return Accuracy::kHigh;
+  throw UsageError(fmt::format("--accuracy: expected fast or high, found '{}'", text));
 }
 
 Shape parse_shape(const std::string& text) {

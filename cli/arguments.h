@@ -38,7 +38,8 @@ inline constexpr const char* kParamAssignment = "NAME=VALUE|FILE.npy";
 inline constexpr const char* kArrayAssignment = "NAME=FILE.npy";
 inline constexpr const char* kDTypes = "f32|f16|bf16";
 inline constexpr const char* kDevices = "auto|cpu|cuda";
-inline constexpr const char* kStages = "ast|ir|grad|rates|bounds|llvm|cuda";
+inline constexpr const char* kAccuracies = "fast|high";
+inline constexpr const char* kStages = "ast|ir|grad|rates|bounds|llvm|cuda|ptx|resources";
 
 // A program's text. Throws UsageError.
 std::string read_program(const std::string& path);
@@ -55,9 +56,9 @@ Variant compile_program(std::string_view text, const CompileOptions& options);
 // The value of a scalar parameter by its declared type.
 Scalar parse_scalar(std::string_view option, const ParamInfo& param, const std::string& text);
 
-DType parse_dtype(const std::string& text);  // of "f32|f16|bf16"
-void check_device(const std::string& text);  // "auto", "cpu"; others are refused with the reason
-Shape parse_shape(const std::string& text);  // batch,q_len,k_len,heads,kv_heads,head_dim,v_dim
+DType parse_dtype(const std::string& text);        // of "f32|f16|bf16"
+Accuracy parse_accuracy(const std::string& text);  // of "fast|high"
+Shape parse_shape(const std::string& text);        // batch,q_len,k_len,heads,kv_heads,head_dim,v_dim
 
 // The parameter of that name, or a UsageError with the nearest name.
 const ParamInfo& find_param(std::string_view option, const Variant& variant, const std::string& name);

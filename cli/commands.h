@@ -35,7 +35,7 @@ struct Command {
 // The result of a command goes to `outcome`, which must outlive it.
 Command check_command(Outcome& outcome);
 Command fmt_command(Outcome& outcome);
-Command explain_command();
+Command explain_command(Outcome& outcome);
 Command run_command(Outcome& outcome);
 Command doctor_command(Outcome& outcome);
 // Of `commands` as they are when it runs.

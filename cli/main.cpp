@@ -19,7 +19,7 @@ namespace {
 using namespace attune::cli;
 
 std::vector<Command> all_commands(Outcome& outcome, const std::vector<Command>& commands) {
-  return {check_command(outcome), fmt_command(outcome),    explain_command(),
+  return {check_command(outcome), fmt_command(outcome),    explain_command(outcome),
           run_command(outcome),   doctor_command(outcome), completion_command(commands)};
 }
 

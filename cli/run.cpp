@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/device.h"
 #include "cli/npy.h"
 #include "cli/output_files.h"
 #include "cli/progress.h"
@@ -21,7 +22,7 @@ namespace attune::cli {
 namespace {
 
 struct RunArguments {
-  std::string file, q, k, v, out, lse, cu_q, cu_k, dout, dq, dk, dv, dtype = "f32", device = "auto";
+  std::string file, q, k, v, out, lse, cu_q, cu_k, dout, dq, dk, dv, dtype = "f32", device = "auto", accuracy = "fast";
   std::vector<std::string> params, constants, grads;
   int threads = 0;
 
@@ -40,6 +41,7 @@ struct Arrays {
 struct Timing {
   double compile_ms = 0, forward_ms = 0;
   std::optional<double> backward_ms;
+  std::string kernel;  // GPU
 };
 
 // Pairs of positions over all sequences and heads, masked ones included.
@@ -54,6 +56,7 @@ struct Work {
 
 void check_combinations(const RunArguments& arguments) {
   check_device(arguments.device);
+  parse_accuracy(arguments.accuracy);
   if (arguments.cu_q.empty() != arguments.cu_k.empty()) {
     throw UsageError(fmt::format("{}: expected --cu-q and --cu-k together", arguments.cu_q.empty() ? "--cu-k" : "--cu-q"));
   }
@@ -267,15 +270,47 @@ double fastest_ms(const Call& call) {
   return fastest;
 }
 
-Timing execute(const RunArguments& arguments, const Variant& variant, const Shape& shape, DType dtype, Arrays& arrays) {
-  Timing timing;
+PlanOptions plan_options(const RunArguments& arguments, DType dtype, const Device& device, Arrays& arrays) {
   PlanOptions options;
   options.dtype = dtype;
+  options.device = device;
+  options.accuracy = parse_accuracy(arguments.accuracy);
   arrays.bindings.apply(options);
   if (arguments.packed()) {
     options.cu_q = reinterpret_cast<const int32_t*>(arrays.cu_q->data.data());
     options.cu_k = reinterpret_cast<const int32_t*>(arrays.cu_k->data.data());
   }
+  return options;
+}
+
+// Forward only.
+Timing execute_on_gpu(const Variant& variant, const Shape& shape, PlanOptions options, Arrays& arrays) {
+  Timing timing;
+  GpuArrays on_gpu(options.device);
+  for (auto& [name, buffer] : arrays.bindings.buffers) options.tensors[name] = on_gpu.upload(buffer);
+  auto start = std::chrono::steady_clock::now();
+  std::optional<Progress> progress(std::in_place, "attune: compiling");
+  Plan plan = variant.plan(shape, options);
+  timing.compile_ms = milliseconds_since(start);
+  const std::string description = plan.describe();
+  timing.kernel = description.substr(std::min(description.find(", ") + 2, description.size()));
+
+  progress.emplace("attune: forward");
+  ForwardTensors forward;
+  forward.q = on_gpu.upload(arrays.q);
+  forward.k = on_gpu.upload(arrays.k);
+  forward.v = on_gpu.upload(arrays.v);
+  forward.out = on_gpu.upload(arrays.out);
+  if (!arrays.lse.shape.empty()) forward.lse = on_gpu.upload(arrays.lse);
+  timing.forward_ms = gpu_forward_ms(options.device, plan, forward);
+  on_gpu.download(forward.out, arrays.out);
+  if (!arrays.lse.shape.empty()) on_gpu.download(forward.lse, arrays.lse);
+  plan.check();
+  return timing;
+}
+
+Timing execute(const RunArguments& arguments, const Variant& variant, const Shape& shape, const PlanOptions& options, Arrays& arrays) {
+  Timing timing;
   auto start = std::chrono::steady_clock::now();
   std::optional<Progress> progress(std::in_place, "attune: compiling");
   Plan plan = variant.plan(shape, options);
@@ -321,7 +356,7 @@ double gflops(double flops, double ms) {
   return ms > 0 ? flops / (ms * 1e6) : 0;
 }
 
-void report_json(const Variant& variant, const RunArguments& arguments, const Work& work, const Timing& timing) {
+void report_json(const Variant& variant, const RunArguments& arguments, const Device& device, const Work& work, const Timing& timing) {
   nlohmann::ordered_json json;
   json["program"] = variant.name();
   json["shape"] = {{"batch", work.shape.batch}, {"q_len", work.shape.q_len},       {"k_len", work.shape.k_len},
@@ -329,7 +364,11 @@ void report_json(const Variant& variant, const RunArguments& arguments, const Wo
                    {"v_dim", work.shape.v_dim}};
   json["packed"] = arguments.packed();
   json["dtype"] = arguments.dtype;
-  json["device"] = "cpu";
+  json["device"] = device_text(device);
+  if (device.kind == Device::kCuda) {
+    json["gpu"] = gpu_name(device);
+    json["kernel"] = timing.kernel;
+  }
   json["compile_ms"] = timing.compile_ms;
   json["forward_ms"] = timing.forward_ms;
   json["forward_gflops"] = gflops(work.forward_flops(), timing.forward_ms);
@@ -340,12 +379,13 @@ void report_json(const Variant& variant, const RunArguments& arguments, const Wo
   print(json.dump(2) + "\n");
 }
 
-void report_text(const Variant& variant, const RunArguments& arguments, const Work& work, const Timing& timing) {
+void report_text(const Variant& variant, const RunArguments& arguments, const Device& device, const Work& work, const Timing& timing) {
   const Shape& shape = work.shape;
   print(fmt::format("program   {}\n", variant.name()));
   print(fmt::format("shape     batch {}, q_len {}, k_len {}, heads {}, kv_heads {}, head_dim {}, v_dim {}{}\n", shape.batch, shape.q_len,
                     shape.k_len, shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim, arguments.packed() ? ", packed" : ""));
-  print(fmt::format("dtype     {}\ndevice    cpu\n", arguments.dtype));
+  print(fmt::format("dtype     {}\ndevice    {}", arguments.dtype, device_text(device)));
+  print(device.kind == Device::kCuda ? fmt::format(", {}\nkernel    {}\n", gpu_name(device), timing.kernel) : "\n");
   print(fmt::format("compile   {:10.3f} ms\n", timing.compile_ms));
   auto line = [](const char* name, double ms, double flops) {
     print(fmt::format("{:<10}{:10.3f} ms {:10.2f} GFLOP/s\n", name, ms, gflops(flops, ms)));
@@ -372,12 +412,15 @@ void run(const RunArguments& arguments, const Outcome& outcome) {
   read_inputs(arguments, dtype, arrays);
   Work work = arguments.packed() ? match_packed(arguments, arrays) : match_batched(arguments, arrays);
   make_outputs(arguments, variant, work.shape, dtype, arrays);
-  Timing timing = execute(arguments, variant, work.shape, dtype, arrays);
+  const Device device = choose_device(arguments.device, dtype, work.shape, arguments.backward());
+  const PlanOptions plan = plan_options(arguments, dtype, device, arrays);
+  Timing timing = device.kind == Device::kCuda ? execute_on_gpu(variant, work.shape, plan, arrays)
+                                               : execute(arguments, variant, work.shape, plan, arrays);
   write_outputs(arguments, arrays, files);
   if (outcome.json) {
-    report_json(variant, arguments, work, timing);
+    report_json(variant, arguments, device, work, timing);
   } else {
-    report_text(variant, arguments, work, timing);
+    report_text(variant, arguments, device, work, timing);
   }
 }
 
@@ -401,7 +444,8 @@ std::vector<Argument> arguments_of(RunArguments& to, Outcome& outcome) {
       {"--dv", &to.dv, "Gradient of v", kArrayFile, false, outputs},
       {"--grad", &to.grads, "Gradient of a `grad` parameter; repeatable", kArrayAssignment, false, outputs},
       {"--dtype", &to.dtype, "Type that q, k, v and out are computed in (default: f32)", kDTypes},
-      {"--device", &to.device, "Where to run (default: auto)", kDevices},
+      {"--device", &to.device, "Where to run, cuda:N for GPU N (default: auto, a GPU for f16 and bf16 if there is one)", kDevices},
+      {"--accuracy", &to.accuracy, "On a GPU: `fast` may use approximations that pass a gate (default: fast)", kAccuracies},
       {"--threads", &to.threads, "CPU threads (default: one for each core)", "N"},
       {"--json", &outcome.json, "Print the report (or a wrong program's diagnostics) as JSON"},
   };
@@ -414,12 +458,13 @@ Command run_command(Outcome& outcome) {
   return {
       "run", "Run a program on arrays in .npy files", arguments_of(*arguments, outcome),
       "Outputs are f32 and are written whole or not at all. Times are those of the fastest of three passes (of one, where it takes over a\n"
-      "second); GFLOP/s count all pairs of positions, masked ones included.\n"
+      "second), on a GPU the median of up to 50 after the first; GFLOP/s count all pairs of positions, masked ones included.\n"
       "Examples:\n"
       "  attune run flash.attn --q q.npy --k k.npy --v v.npy --out o.npy\n"
       "  attune run alibi.attn --q q.npy --k k.npy --v v.npy --param slopes=slopes.npy --out o.npy --lse lse.npy\n"
       "  attune run sigmoid.attn --q q.npy --k k.npy --v v.npy --param bias=-3.5 --dtype bf16 --out o.npy\n"
-      "      --dout do.npy --dq dq.npy --dk dk.npy --dv dv.npy --grad bias=dbias.npy\n",
+      "      --dout do.npy --dq dq.npy --dk dk.npy --dv dv.npy --grad bias=dbias.npy\n"
+      "  attune run flash.attn --q q.npy --k k.npy --v v.npy --dtype bf16 --device cuda --out o.npy\n",
       [arguments, &outcome] { run(*arguments, outcome); }};
 }
 

@@ -10,3 +10,21 @@ function(attune_gpu_test name)
 endfunction()
 
 attune_gpu_test(attune_gpu_executor_tests gpu/gpu_executor_test.cpp LIBS attune_runtime fmt::fmt)
+
+# The programs of examples/ as strings.
+file(GLOB attune_example_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/*.attn)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${attune_example_files})
+set(attune_example_rows "")
+foreach(file ${attune_example_files})
+  get_filename_component(name ${file} NAME_WE)
+  file(READ ${file} content)
+  string(APPEND attune_example_rows "    {\"${name}\", R\"ATTN(${content})ATTN\"},\n")
+endforeach()
+configure_file(gpu/embedded_examples.h.in ${CMAKE_CURRENT_BINARY_DIR}/embedded/tests/gpu/embedded_examples.h @ONLY)
+
+attune_gpu_test(attune_gpu_forward_tests
+  gpu/forward_call.cpp
+  gpu/gpu_forward_test.cpp
+  gpu/rounding_model.cpp
+  LIBS attune_numeric attune_runtime)
+target_include_directories(attune_gpu_forward_tests PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded)

@@ -18,6 +18,7 @@
 #include "runtime/error.h"
 #include "runtime/gpu_device.h"
 #include "runtime/gpu_memory.h"
+#include "tests/gpu/cuda_graph.h"
 
 namespace attune::runtime {
 namespace {
@@ -322,48 +323,6 @@ TEST_F(GpuTest, StreamsAndThreadsDoNotDisturbEachOther) {
   }
 }
 
-// A captured and instantiated graph, by the driver's own functions.
-class Graph {
- public:
-  explicit Graph(void* stream, const std::function<void()>& work) : stream_(static_cast<cuda::Stream>(stream)) {
-    const cuda::Driver& driver = cuda::driver();
-    const GpuContextScope scope(kDevice);
-    cuda::call(driver, begin_, "capturing a graph", stream_, cuda::CaptureMode::kGlobal);
-    try {
-      work();
-    } catch (...) {
-      end_(stream_, &graph_);
-      throw;
-    }
-    cuda::call(driver, end_, "ending a capture", stream_, &graph_);
-    cuda::call(driver, instantiate_, "instantiating a graph", &instance_, graph_, 0ull);
-  }
-  ~Graph() {
-    const GpuContextScope scope(kDevice);
-    if (instance_) destroy_instance_(instance_);
-    if (graph_) destroy_(graph_);
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-
-  void launch() const {
-    const GpuContextScope scope(kDevice);
-    cuda::call(cuda::driver(), launch_, "launching a graph", instance_, stream_);
-  }
-
- private:
-  const cuda::DriverFunction<cuda::Stream, cuda::CaptureMode> begin_ = cuda::driver().find("cuStreamBeginCapture", 10010);
-  const cuda::DriverFunction<cuda::Stream, void**> end_ = cuda::driver().find("cuStreamEndCapture", 10000);
-  const cuda::DriverFunction<void**, void*, unsigned long long> instantiate_ = cuda::driver().find("cuGraphInstantiateWithFlags", 11040);
-  const cuda::DriverFunction<void*, cuda::Stream> launch_ = cuda::driver().find("cuGraphLaunch", 10000);
-  const cuda::DriverFunction<void*> destroy_instance_ = cuda::driver().find("cuGraphExecDestroy", 10000);
-  const cuda::DriverFunction<void*> destroy_ = cuda::driver().find("cuGraphDestroy", 10000);
-
-  cuda::Stream stream_ = nullptr;
-  void* graph_ = nullptr;
-  void* instance_ = nullptr;
-};
-
 TEST_F(GpuTest, ACallCanBeCapturedAndReplayed) {
   const auto executor = make(arithmetic_plan(arch_, 4));
   const GpuStream stream(kDevice);
@@ -371,7 +330,7 @@ TEST_F(GpuTest, ACallCanBeCapturedAndReplayed) {
   const std::vector<float> untouched = numbers(0);
   data.set(untouched, stream.get());
   // The first call of this executor: nothing is left to be loaded.
-  const Graph graph(stream.get(), [&] { data.run(*executor, stream.get()); });
+  const test::CudaGraph graph(kDevice, stream.get(), [&] { data.run(*executor, stream.get()); });
   std::vector<float> y(kCount, -1);
   data.y.copy_to_host(y.data(), data.y.size(), 0, stream.get());
   stream.synchronize();
@@ -390,7 +349,7 @@ TEST_F(GpuTest, AnExecutorCanBeMadeDuringACapture) {
   const std::vector<float> x = numbers(0);
   data.set(x, stream.get());
   std::unique_ptr<GpuExecutor> executor;
-  const Graph graph(stream.get(), [&] {
+  const test::CudaGraph graph(kDevice, stream.get(), [&] {
     executor = make(arithmetic_plan(arch_, 5));
     data.run(*executor, stream.get());
   });

@@ -1,6 +1,5 @@
 #include "example_files.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -22,22 +21,29 @@ void fit_to_small_sizes(Example& example) {
 
 }  // namespace
 
-std::vector<Example> load_examples() {
+std::vector<Example> examples_of(const std::map<std::string, std::string>& texts) {
   std::vector<Example> examples;
+  for (const auto& [name, text] : texts) {
+    Example example;
+    example.name = name;
+    example.text = text;
+    fit_to_small_sizes(example);
+    examples.push_back(std::move(example));
+  }
+  return examples;
+}
+
+std::vector<Example> load_examples() {
+  std::map<std::string, std::string> texts;
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(ATTUNE_SOURCE_DIR) / "examples")) {
     if (entry.path().extension() != ".attn") continue;
     std::ifstream in(entry.path());
     std::ostringstream text;
     text << in.rdbuf();
     if (!in) throw std::runtime_error("cannot read " + entry.path().string());
-    Example example;
-    example.name = entry.path().stem();
-    example.text = text.str();
-    fit_to_small_sizes(example);
-    examples.push_back(std::move(example));
+    texts[entry.path().stem()] = text.str();
   }
-  std::sort(examples.begin(), examples.end(), [](const Example& a, const Example& b) { return a.name < b.name; });
-  return examples;
+  return examples_of(texts);
 }
 
 }  // namespace attune::numeric

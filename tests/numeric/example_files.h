@@ -20,4 +20,7 @@ struct Example {
 // In the order of their names.
 std::vector<Example> load_examples();
 
+// The same of texts by name, for programs that are carried away from the sources.
+std::vector<Example> examples_of(const std::map<std::string, std::string>& texts);
+
 }  // namespace attune::numeric

@@ -40,7 +40,8 @@ std::vector<int64_t> random_strides(const std::vector<int64_t>& shape, const Lay
     if (!layout.is_repeated.empty() && layout.is_repeated[axis]) continue;
     strides[axis] = extent;
     extent *= std::max<int64_t>(shape[axis], 1);
-    if (layout.gaps_seed != 0) extent += std::uniform_int_distribution<int64_t>(0, 5)(random);
+    if (layout.gaps_seed != 0) extent += layout.gap_unit * std::uniform_int_distribution<int64_t>(0, 5)(random);
+    extent = (extent + layout.gap_unit - 1) / layout.gap_unit * layout.gap_unit;
     const bool may_have_stride = !(layout.keeps_last_dim && axis + 1 == shape.size());
     if (layout.gaps_seed != 0 && may_have_stride && i + 1 == order.size()) strides[axis] = 2, extent *= 2;
   }

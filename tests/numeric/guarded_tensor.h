@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "api/attune.h"
@@ -12,6 +13,7 @@ namespace attune::numeric {
 
 struct Layout {
   uint64_t gaps_seed = 0;         // 0: contiguous; else gaps and the order of dims
+  int64_t gap_unit = 1;           // elements that gaps and strides are multiples of
   bool keeps_last_dim = true;     // the last dim stays contiguous
   std::vector<bool> is_repeated;  // by dim: stride 0; empty: none
 };
@@ -24,6 +26,8 @@ class GuardedTensor {
   // Dense, the last dim fastest.
   void write(const std::vector<double>& values);
   std::vector<double> read() const;
+  // All of the memory, poison included: to be copied to another device and back.
+  std::span<uint8_t> memory() const { return {begin_, end_}; }
   // Nothing outside the elements has been written.
   bool is_intact() const;
 

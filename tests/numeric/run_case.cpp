@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <functional>
 #include <list>
 #include <random>
 #include <stdexcept>
@@ -51,7 +50,7 @@ class Call {
     compile_options.threads = case_.threads;
     const Variant variant = compile(case_.text, compile_options);
     PlanOptions options = plan_options();
-    const std::vector<int32_t> cu_q = offsets(data_.shape.q_lens), cu_k = offsets(data_.shape.k_lens);
+    const std::vector<int32_t> cu_q = offsets_of(data_.shape.q_lens), cu_k = offsets_of(data_.shape.k_lens);
     if (data_.shape.packed) {
       options.cu_q = cu_q.data();
       options.cu_k = cu_k.data();
@@ -94,7 +93,7 @@ class Call {
     }
     CallResult result;
     result.out = out.read();
-    if (is_softmax) result.lse = lse_by_row(lse.read());
+    if (is_softmax) result.lse = lse_by_row(data_, lse.read());
     result.dq = dq.read();
     result.dk = dk.read();
     result.dv = dv.read();
@@ -104,12 +103,6 @@ class Call {
   }
 
  private:
-  static std::vector<int32_t> offsets(const std::vector<int>& lengths) {
-    std::vector<int32_t> sums = {0};
-    for (int length : lengths) sums.push_back(sums.back() + length);
-    return sums;
-  }
-
   GuardedTensor& add(const std::string& name, DType dtype, const std::vector<int64_t>& shape, bool keeps_last_dim,
                      std::vector<bool> is_repeated = {}) {
     Layout layout;
@@ -136,38 +129,18 @@ class Call {
     return add("lse", DType::kF32, shape, false);
   }
 
-  // [batch, heads, q_len] or [heads, rows] to [row, head].
-  std::vector<double> lse_by_row(const std::vector<double>& values) const {
-    const int64_t heads = data_.sizes.heads, total = data_.q_rows();
-    const int64_t length = data_.shape.packed ? total : data_.sizes.q_len;
-    std::vector<double> by_row;
-    for (int64_t row = 0; row < total; ++row) {
-      for (int64_t h = 0; h < heads; ++h) by_row.push_back(values[static_cast<size_t>((row / length * heads + h) * length + row % length)]);
-    }
-    return by_row;
-  }
-
   PlanOptions plan_options() {
     PlanOptions options;
     options.dtype = case_.dtype;
-    for (size_t i = 0; i < ir_.params.size(); ++i) {
-      const codegen::Param& param = ir_.params[i];
-      if (const std::optional<TensorParam>& tensor = data_.tensor_params[i]) {
-        GuardedTensor& bound = add(param.name, tensor->dtype, tensor->dims, false, tensor->is_repeated);
-        bound.write(tensor->values);
-        options.tensors[param.name] = bound.tensor();
-      } else if (data_.scalars[i] && param.is_grad) {
-        GuardedTensor& bound = add(param.name, DType::kF32, {}, false);
-        bound.write({*data_.scalars[i]});
-        options.tensors[param.name] = bound.tensor();
-      } else if (data_.scalars[i]) {
-        const double value = *data_.scalars[i];
-        const codegen::Type type = codegen::value_type(param.element);
-        options.scalars[param.name] = type == codegen::Type::kBool  ? Scalar(value != 0)
-                                      : type == codegen::Type::kI32 ? Scalar(static_cast<int64_t>(value))
-                                                                    : Scalar(value);
-      }
-    }
+    bind_parameters(
+        ir_, data_,
+        [&](const std::string& name, DType dtype, const std::vector<int64_t>& shape, const std::vector<bool>& is_repeated,
+            const std::vector<double>& values) {
+          GuardedTensor& bound = add(name, dtype, shape, false, is_repeated);
+          bound.write(values);
+          return bound.tensor();
+        },
+        options);
     return options;
   }
 
@@ -276,11 +249,48 @@ std::optional<std::string> compare(const Case& c, const Ir& ir, const ProblemDat
 
 }  // namespace
 
-Ir reference_ir(const Case& c) {
+void bind_parameters(const Ir& ir, const ProblemData& data, const PlaceTensor& place, PlanOptions& options) {
+  for (size_t i = 0; i < ir.params.size(); ++i) {
+    const codegen::Param& param = ir.params[i];
+    if (const std::optional<TensorParam>& tensor = data.tensor_params[i]) {
+      options.tensors[param.name] = place(param.name, tensor->dtype, tensor->dims, tensor->is_repeated, tensor->values);
+    } else if (data.scalars[i] && param.is_grad) {
+      options.tensors[param.name] = place(param.name, DType::kF32, {}, {}, {*data.scalars[i]});
+    } else if (data.scalars[i]) {
+      const double value = *data.scalars[i];
+      const codegen::Type type = codegen::value_type(param.element);
+      options.scalars[param.name] = type == codegen::Type::kBool  ? Scalar(value != 0)
+                                    : type == codegen::Type::kI32 ? Scalar(static_cast<int64_t>(value))
+                                                                  : Scalar(value);
+    }
+  }
+}
+
+std::vector<int32_t> offsets_of(const std::vector<int>& lengths) {
+  std::vector<int32_t> sums = {0};
+  for (int length : lengths) sums.push_back(sums.back() + length);
+  return sums;
+}
+
+std::vector<double> lse_by_row(const ProblemData& data, const std::vector<double>& values) {
+  const int64_t heads = data.sizes.heads, total = data.q_rows();
+  const int64_t length = data.shape.packed ? total : data.sizes.q_len;
+  std::vector<double> by_row;
+  for (int64_t row = 0; row < total; ++row) {
+    for (int64_t h = 0; h < heads; ++h) by_row.push_back(values[static_cast<size_t>((row / length * heads + h) * length + row % length)]);
+  }
+  return by_row;
+}
+
+Ir reference_ir(const Case& c, HeadDims head_dims) {
   dsl::Diagnostics diagnostics("case.attn", c.text);
   codegen::BuildOptions options;
   for (const auto& [name, value] : c.constants) {
     options.constants[name] = std::visit([](auto number) { return static_cast<double>(number); }, value);
+  }
+  if (head_dims == HeadDims::kConstant) {
+    options.head_dim = c.head_dim;
+    options.v_dim = c.v_dim;
   }
   const std::optional<dsl::Program> program = dsl::parse(diagnostics);
   std::optional<Ir> ir = program ? codegen::build_ir(*program, diagnostics, options) : std::nullopt;

@@ -1,6 +1,7 @@
 // Runs a case through the library and compares everything that it gives with the reference.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,8 +12,18 @@
 
 namespace attune::numeric {
 
-// The typed program, sizes unknown. Throws std::runtime_error with the rendered errors.
-codegen::Ir reference_ir(const Case& c);
+// The typed program, sizes unknown, or with the case's head dims as constants. Throws std::runtime_error with the rendered errors.
+enum class HeadDims : uint8_t { kUnknown, kConstant };
+codegen::Ir reference_ir(const Case& c, HeadDims head_dims = HeadDims::kUnknown);
+
+// The data's parameters as a plan wants them. `place` puts values into a tensor of that shape, repeated dims with stride 0.
+using PlaceTensor = std::function<Tensor(const std::string& name, DType dtype, const std::vector<int64_t>& shape,
+                                         const std::vector<bool>& is_repeated, const std::vector<double>& values)>;
+void bind_parameters(const codegen::Ir& ir, const ProblemData& data, const PlaceTensor& place, PlanOptions& options);
+
+std::vector<int32_t> offsets_of(const std::vector<int>& lengths);
+// An lse as calls give it, [batch, heads, q_len] or [heads, rows], as [row, head].
+std::vector<double> lse_by_row(const ProblemData& data, const std::vector<double>& values);
 
 // What a call gave, in the order of codegen::ReferenceResult of the whole data.
 struct CallResult {

@@ -202,7 +202,7 @@ class Commands(Case):
             self.assertIn(f"Usage: attune {command} ", own)
         self.assertIn("Exit codes: 0 fine, 1 the program is wrong, 2 the command or the environment is wrong.", text)
         run = self.fine("run", "--help")
-        for option in "--q --k --v --out --lse --cu-q --cu-k --param --const --dout --dq --dk --dv --grad --dtype --device --threads --json".split():
+        for option in "--q --k --v --out --lse --cu-q --cu-k --param --const --dout --dq --dk --dv --grad --dtype --device --accuracy --threads --json".split():
             self.assertIn(option + " ", run)
 
     def test_wrong_commands(self):
@@ -264,7 +264,7 @@ class Commands(Case):
         self.assertEqual(complete("attune", "run", "--dtype", "="), ["f32", "f16", "bf16"])
         self.assertEqual(complete("attune", "run", "--param", "slopes", "=", "q"), ["q file.npy"])
         self.assertEqual(complete("attune", "run", "--threads", ""), [""])
-        self.assertEqual(complete("attune", "explain", "--emit", "r"), ["rates"])
+        self.assertEqual(complete("attune", "explain", "--emit", "r"), ["rates", "resources"])
         self.assertEqual(complete("attune", "completion", ""), ["bash", "zsh", "fish"])
         self.assertEqual(complete("attune", "doctor", "--"), ["--help", "--json"])
 
@@ -399,7 +399,7 @@ class Explain(Case):
     def test_mistakes(self):
         self.put("p.attn", CAUSAL)
         start = "attune explain: error: "
-        self.wrong(start + "--emit: expected ast, ir, grad, rates, bounds or llvm, found 'asm'", "explain", "p.attn", "--emit", "asm")
+        self.wrong(start + "--emit: expected ast, ir, grad, rates, bounds, llvm, cuda, ptx or resources, found 'asm'", "explain", "p.attn", "--emit", "asm")
         self.wrong(start + "--dtype: expected f32, f16 or bf16, found 'f64'", "explain", "p.attn", "--dtype", "f64")
         self.wrong(start + "--param: only --picture takes parameters", "explain", "p.attn", "--param", "a=1")
         self.wrong(start + "--shape: heads 3 is not a multiple of kv_heads 2", "explain", "p.attn", "--shape", "1,2,2,3,2,8,8")
@@ -711,8 +711,18 @@ class RunMistakes(Run):
         self.refuses("--dout: expected at least one of --dq, --dk, --dv and --grad to write", "--dout", "do.npy")
         self.refuses("--lse: the weights of 'sigmoid_bias' are pointwise, only softmax has an lse", "--lse", "lse.npy", text=SIGMOID)
         for device in ("cuda", "cuda:1"):
-            self.refuses(f"--device: '{device}': this build has no GPU back end, expected auto or cpu", "--device", device)
-        self.refuses("--device: expected auto, cpu or cuda[:N], found 'gpu'", "--device", "gpu")
+            self.refuses(f"--device: '{device}': f32 runs on the CPU, expected --dtype f16 or bf16", "--device", device)
+        for device in ("gpu", "cuda:", "cuda:x", "cuda0"):
+            self.refuses(f"--device: expected auto, cpu or cuda[:N], found '{device}'", "--device", device)
+        self.refuses(
+            "--dout: backward is not available on cuda yet, expected --device cpu, found 'cuda'",
+            "--dout", "do.npy", "--dq", "dq.npy", "--device", "cuda", "--dtype", "bf16",
+        )  # fmt: skip
+        self.inputs()
+        result = self.run_program(CAUSAL, "--device", "cuda:99", "--dtype", "bf16")
+        self.assertEqual(result.returncode, 2)
+        self.assertRegex(result.stderr, r"^attune run: error: --device: 'cuda:99': (no CUDA driver: |no GPU 99: |cuInit: ).+\n$")
+        self.refuses("--accuracy: expected fast or high, found 'low'", "--accuracy", "low")
         self.refuses("--threads: expected 0 (all cores) or more, found -1", "--threads", "-1")
 
     def test_outputs(self):
