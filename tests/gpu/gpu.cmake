@@ -10,3 +10,4 @@ function(attune_gpu_test name)
 endfunction()
 
 attune_gpu_test(attune_gpu_executor_tests gpu/gpu_executor_test.cpp LIBS attune_runtime fmt::fmt)
+attune_gpu_test(attune_cuda_variant_tests gpu/cuda_variant_test.cpp LIBS attune_variant_case attune_runtime fmt::fmt)
