@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -249,4 +250,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AttuneError as error:
+        sys.exit(" ".join(str(error).split()))

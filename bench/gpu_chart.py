@@ -54,7 +54,7 @@ def svg(suite, accuracy):
     width, height = 2 * (LEFT + PANEL_W) + 32, TOP + lines * (PANEL_H + GAP)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="Helvetica, Arial, sans-serif" font-size="12">',
            f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-           f'<text x="{LEFT}" y="24" font-size="16" font-weight="bold" fill="#1f2328">Attention forward, {suite["about"]["dtype"]}, TFLOP/s sustained</text>']
+           f'<text x="{LEFT}" y="24" font-size="16" font-weight="bold" fill="#1f2328">Attention forward, {suite["about"]["dtype"]}, TFLOP/s sustained, by sequence length</text>']
     for i, (_, label, color) in enumerate(series):
         x = LEFT + i * 190
         out.append(f'<rect x="{x}" y="38" width="12" height="12" fill="{color}"/><text x="{x + 18}" y="48" fill="#1f2328">{label}</text>')

@@ -48,16 +48,15 @@ void check(const CheckArguments& arguments, Outcome& outcome) {
 
 }  // namespace
 
-void add_check(CLI::App& app, Outcome& outcome) {
+Command check_command(Outcome& outcome) {
   auto arguments = std::make_shared<CheckArguments>();
-  CLI::App* command = app.add_subcommand("check", "Check programs and print what is wrong with them");
-  command->add_option("files", arguments->files, "Programs")->required()->type_name(kProgramFile);
-  command->add_option("--const", arguments->constants, "Value of a `const` parameter; repeatable")
-      ->type_name(kAssignment)
-      ->allow_extra_args(false);
-  command->add_flag("--json", outcome.json, "Print the diagnostics as a JSON array to standard output");
-  command->footer("Examples:\n  attune check examples/*.attn\n  attune check sliding.attn --const window=1024 --json\n");
-  command->callback([arguments, &outcome] { check(*arguments, outcome); });
+  return {"check",
+          "Check programs and print what is wrong with them",
+          {{"files", &arguments->files, "Programs", kProgramFile, true},
+           {"--const", &arguments->constants, "Value of a `const` parameter; repeatable", kAssignment},
+           {"--json", &outcome.json, "Print the diagnostics as a JSON array to standard output"}},
+          "Examples:\n  attune check examples/*.attn\n  attune check sliding.attn --const window=1024 --json\n",
+          [arguments, &outcome] { check(*arguments, outcome); }};
 }
 
 }  // namespace attune::cli

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <functional>
 #include <iterator>
 #include <memory>
@@ -21,10 +22,10 @@ struct Value {
   std::string extension;  // of files; "" for none
 };
 
-Value value_of(const CLI::Option& option) {
+Value value_of(const Argument& argument) {
   Value value;
-  std::string type = option.get_type_name();
-  value.flag = option.get_expected_max() == 0 || type.empty();
+  const std::string& type = argument.type;
+  value.flag = std::holds_alternative<bool*>(argument.value);
   value.assignment = type.starts_with("NAME=");
   size_t file = type.find("FILE.");
   if (file != std::string::npos) value.extension = type.substr(file + 5);
@@ -37,21 +38,20 @@ Value value_of(const CLI::Option& option) {
   return value;
 }
 
-std::vector<const CLI::App*> commands_of(const CLI::App& app) {
-  return app.get_subcommands([](const CLI::App*) { return true; });
+// What every command takes first.
+const Argument kHelp = {"--help", static_cast<bool*>(nullptr), "Print this help and exit"};
+
+std::vector<Argument> named_options(const Command& command) {
+  std::vector<Argument> options = {kHelp};
+  std::copy_if(command.arguments.begin(), command.arguments.end(), std::back_inserter(options),
+               [](const Argument& argument) { return !argument.by_place(); });
+  return options;
 }
 
-std::vector<const CLI::Option*> named_options(const CLI::App& command) {
-  return command.get_options([](const CLI::Option* option) { return !option->get_lnames().empty(); });
-}
-
-const CLI::Option* positional(const CLI::App& command) {
-  auto options = command.get_options([](const CLI::Option* option) { return option->get_positional(); });
-  return options.empty() ? nullptr : options.front();
-}
-
-std::string long_name(const CLI::Option& option) {
-  return "--" + option.get_lnames().front();
+const Argument* positional(const Command& command) {
+  auto found =
+      std::find_if(command.arguments.begin(), command.arguments.end(), [](const Argument& argument) { return argument.by_place(); });
+  return found == command.arguments.end() ? nullptr : &*found;
 }
 
 // Help text that no shell takes for syntax.
@@ -64,9 +64,9 @@ std::string plain(std::string_view help) {
   return result;
 }
 
-std::string joined_names(const CLI::App& command) {
+std::string joined_names(const Command& command) {
   std::vector<std::string> names;
-  for (const CLI::Option* option : named_options(command)) names.push_back(long_name(*option));
+  for (const Argument& option : named_options(command)) names.push_back(option.name);
   return fmt::format("{}", fmt::join(names, " "));
 }
 
@@ -97,24 +97,23 @@ _attune() {
   fi
 )";
 
-std::string bash_script(const CLI::App& app) {
+std::string bash_script(const std::vector<Command>& commands) {
   std::string script = kBashStart;
   std::vector<std::string> names;
   std::string options, words;
-  for (const CLI::App* command : commands_of(app)) {
-    names.push_back(command->get_name());
-    for (const CLI::Option* option : named_options(*command)) {
-      Value value = value_of(*option);
+  for (const Command& command : commands) {
+    names.push_back(command.name);
+    for (const Argument& option : named_options(command)) {
+      Value value = value_of(option);
       if (value.flag) continue;
-      fmt::format_to(std::back_inserter(options), "    {}:{}) {}; return ;;\n", command->get_name(), long_name(*option),
-                     bash_action(value));
+      fmt::format_to(std::back_inserter(options), "    {}:{}) {}; return ;;\n", command.name, option.name, bash_action(value));
     }
-    const CLI::Option* first = positional(*command);
-    fmt::format_to(std::back_inserter(words), "    {}) if [[ $cur == -* ]]; then _attune_words \"{}\"; else {}; fi ;;\n",
-                   command->get_name(), joined_names(*command), first ? bash_action(value_of(*first)) : ":");
+    const Argument* first = positional(command);
+    fmt::format_to(std::back_inserter(words), "    {}) if [[ $cur == -* ]]; then _attune_words \"{}\"; else {}; fi ;;\n", command.name,
+                   joined_names(command), first ? bash_action(value_of(*first)) : ":");
   }
   fmt::format_to(std::back_inserter(script), "  if ((COMP_CWORD == 1)); then _attune_words \"{} {}\"; return; fi\n", fmt::join(names, " "),
-                 joined_names(app));
+                 "--version --help");
   fmt::format_to(std::back_inserter(script),
                  "  case \"${{COMP_WORDS[1]}}:$option\" in\n{}  esac\n  case \"${{COMP_WORDS[1]}}\" in\n{}  esac\n}}\n", options, words);
   return script + "complete -F _attune attune\n";
@@ -129,24 +128,24 @@ std::string zsh_action(const Value& value) {
   return " ";
 }
 
-std::string zsh_script(const CLI::App& app) {
+std::string zsh_script(const std::vector<Command>& commands) {
   std::string script =
       "#compdef attune\n# zsh completion of attune; use: source <(attune completion zsh), or save it as _attune in a folder of $fpath\n"
       "_attune_assignment() { compset -P '*=' && _files -g \"*.$1\" }\n"
       "_attune() {\n  local -a commands\n  commands=(\n";
   std::string cases;
-  for (const CLI::App* command : commands_of(app)) {
-    fmt::format_to(std::back_inserter(script), "    '{}:{}'\n", command->get_name(), plain(command->get_description()));
-    fmt::format_to(std::back_inserter(cases), "    {}) _arguments", command->get_name());
-    for (const CLI::Option* option : named_options(*command)) {
-      Value value = value_of(*option);
-      fmt::format_to(std::back_inserter(cases), " \\\n      '{}{}{}[{}]", value.assignment ? "*" : "", long_name(*option),
-                     value.flag ? "" : "=", plain(option->get_description()));
-      if (!value.flag) fmt::format_to(std::back_inserter(cases), ":{}:{}", plain(option->get_type_name()), zsh_action(value));
+  for (const Command& command : commands) {
+    fmt::format_to(std::back_inserter(script), "    '{}:{}'\n", command.name, plain(command.help));
+    fmt::format_to(std::back_inserter(cases), "    {}) _arguments", command.name);
+    for (const Argument& option : named_options(command)) {
+      Value value = value_of(option);
+      fmt::format_to(std::back_inserter(cases), " \\\n      '{}{}{}[{}]", value.assignment ? "*" : "", option.name, value.flag ? "" : "=",
+                     plain(option.help));
+      if (!value.flag) fmt::format_to(std::back_inserter(cases), ":{}:{}", plain(option.type), zsh_action(value));
       cases += '\'';
     }
-    if (const CLI::Option* first = positional(*command)) {
-      fmt::format_to(std::back_inserter(cases), " \\\n      '*:{}:{}'", plain(first->get_description()), zsh_action(value_of(*first)));
+    if (const Argument* first = positional(command)) {
+      fmt::format_to(std::back_inserter(cases), " \\\n      '*:{}:{}'", plain(first->help), zsh_action(value_of(*first)));
     }
     cases += " ;;\n";
   }
@@ -167,17 +166,17 @@ std::string fish_action(const Value& value) {
   return " -x";
 }
 
-std::string fish_script(const CLI::App& app) {
+std::string fish_script(const std::vector<Command>& commands) {
   std::string script = "# fish completion of attune; use: attune completion fish | source\ncomplete -c attune -f\n";
-  for (const CLI::App* command : commands_of(app)) {
-    fmt::format_to(std::back_inserter(script), "complete -c attune -n __fish_use_subcommand -a {} -d '{}'\n", command->get_name(),
-                   plain(command->get_description()));
-    std::string start = fmt::format("complete -c attune -n '__fish_seen_subcommand_from {}'", command->get_name());
-    for (const CLI::Option* option : named_options(*command)) {
-      fmt::format_to(std::back_inserter(script), "{} -l {}{} -d '{}'\n", start, option->get_lnames().front(),
-                     fish_action(value_of(*option)), plain(option->get_description()));
+  for (const Command& command : commands) {
+    fmt::format_to(std::back_inserter(script), "complete -c attune -n __fish_use_subcommand -a {} -d '{}'\n", command.name,
+                   plain(command.help));
+    std::string start = fmt::format("complete -c attune -n '__fish_seen_subcommand_from {}'", command.name);
+    for (const Argument& option : named_options(command)) {
+      fmt::format_to(std::back_inserter(script), "{} -l {}{} -d '{}'\n", start, option.name.substr(2), fish_action(value_of(option)),
+                     plain(option.help));
     }
-    if (const CLI::Option* first = positional(*command)) {
+    if (const Argument* first = positional(command)) {
       Value value = value_of(*first);
       std::string words = value.choices.empty() ? fmt::format("(__fish_complete_suffix .{})", value.extension)
                                                 : fmt::format("{}", fmt::join(value.choices, " "));
@@ -187,23 +186,23 @@ std::string fish_script(const CLI::App& app) {
   return script;
 }
 
-std::string script_for(const std::string& shell, const CLI::App& app) {
-  if (shell == "bash") return bash_script(app);
-  if (shell == "zsh") return zsh_script(app);
-  if (shell == "fish") return fish_script(app);
+std::string script_for(const std::string& shell, const std::vector<Command>& commands) {
+  if (shell == "bash") return bash_script(commands);
+  if (shell == "zsh") return zsh_script(commands);
+  if (shell == "fish") return fish_script(commands);
   throw UsageError(fmt::format("expected bash, zsh or fish, found '{}'", shell));
 }
 
 }  // namespace
 
-void add_completion(CLI::App& app, Outcome&) {
+Command completion_command(const std::vector<Command>& commands) {
   auto shell = std::make_shared<std::string>();
-  CLI::App* command = app.add_subcommand("completion", "Print a completion script for a shell");
-  command->add_option("shell", *shell, "Shell")->required()->type_name("bash|zsh|fish");
-  command->footer(
-      "Examples:\n  source <(attune completion bash)\n  attune completion zsh > ~/.zfunc/_attune\n"
-      "  attune completion fish > ~/.config/fish/completions/attune.fish\n");
-  command->callback([shell, &app] { print(script_for(*shell, app)); });
+  return {"completion",
+          "Print a completion script for a shell",
+          {{"shell", shell.get(), "Shell", "bash|zsh|fish", true}},
+          "Examples:\n  source <(attune completion bash)\n  attune completion zsh > ~/.zfunc/_attune\n"
+          "  attune completion fish > ~/.config/fish/completions/attune.fish\n",
+          [shell, &commands] { print(script_for(*shell, commands)); }};
 }
 
 }  // namespace attune::cli

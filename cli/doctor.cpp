@@ -64,14 +64,15 @@ std::string report_text(const DoctorReport& report) {
 
 }  // namespace
 
-void add_doctor(CLI::App& app, Outcome& outcome) {
-  CLI::App* command = app.add_subcommand("doctor", "Show what this machine offers: CPU, GPUs, libraries, cache");
-  command->add_flag("--json", outcome.json, "Print as a JSON object");
-  command->footer("Examples:\n  attune doctor\n  attune doctor --json\n");
-  command->callback([&outcome] {
-    DoctorReport report = doctor();
-    print(outcome.json ? report_json(report) : report_text(report));
-  });
+Command doctor_command(Outcome& outcome) {
+  return {"doctor",
+          "Show what this machine offers: CPU, GPUs, libraries, cache",
+          {{"--json", &outcome.json, "Print as a JSON object"}},
+          "Examples:\n  attune doctor\n  attune doctor --json\n",
+          [&outcome] {
+            DoctorReport report = doctor();
+            print(outcome.json ? report_json(report) : report_text(report));
+          }};
 }
 
 }  // namespace attune::cli

@@ -79,26 +79,22 @@ void explain_program(const ExplainArguments& arguments) {
 
 }  // namespace
 
-void add_explain(CLI::App& app, Outcome&) {
+Command explain_command() {
   auto arguments = std::make_shared<ExplainArguments>();
-  CLI::App* command = app.add_subcommand("explain", "Show what the compiler makes of a program");
-  command->add_option("file", arguments->file, "Program")->required()->type_name(kProgramFile);
-  command->add_option("--emit", arguments->stage, "Stage to print (default: ir)")->type_name(kStages);
-  command->add_option("--shape", arguments->shape, "Sizes batch,q_len,k_len,heads,kv_heads,head_dim,v_dim (default: 1,512,512,8,8,64,64)")
-      ->type_name("B,Q,K,H,HK,D,DV");
-  command->add_option("--dtype", arguments->dtype, "Type of q, k, v and out (default: f32)")->type_name(kDTypes);
-  command->add_option("--arch", arguments->arch, "GPU architecture, for --emit cuda (default: sm_90a)")->type_name("sm_NN");
-  command->add_option("--const", arguments->constants, "Value of a `const` parameter; repeatable")
-      ->type_name(kAssignment)
-      ->allow_extra_args(false);
-  command->add_option("--picture", arguments->picture, "Draw the mask of batch 0, head 0 into this file")->type_name("FILE.svg");
-  command->add_option("--param", arguments->params, "Value of a parameter, for --picture; repeatable")
-      ->type_name(kParamAssignment)
-      ->allow_extra_args(false);
-  command->footer(
-      "Examples:\n  attune explain flash.attn --emit grad\n  attune explain sliding.attn --emit bounds --const window=1024\n"
-      "  attune explain sliding.attn --shape 1,4096,4096,8,8,64,64 --picture mask.svg\n");
-  command->callback([arguments] { explain_program(*arguments); });
+  return {"explain",
+          "Show what the compiler makes of a program",
+          {{"file", &arguments->file, "Program", kProgramFile, true},
+           {"--emit", &arguments->stage, "Stage to print (default: ir)", kStages},
+           {"--shape", &arguments->shape, "Sizes batch,q_len,k_len,heads,kv_heads,head_dim,v_dim (default: 1,512,512,8,8,64,64)",
+            "B,Q,K,H,HK,D,DV"},
+           {"--dtype", &arguments->dtype, "Type of q, k, v and out (default: f32)", kDTypes},
+           {"--arch", &arguments->arch, "GPU architecture, for --emit cuda (default: sm_90a)", "sm_NN"},
+           {"--const", &arguments->constants, "Value of a `const` parameter; repeatable", kAssignment},
+           {"--picture", &arguments->picture, "Draw the mask of batch 0, head 0 into this file", "FILE.svg"},
+           {"--param", &arguments->params, "Value of a parameter, for --picture; repeatable", kParamAssignment}},
+          "Examples:\n  attune explain flash.attn --emit grad\n  attune explain sliding.attn --emit bounds --const window=1024\n"
+          "  attune explain sliding.attn --shape 1,4096,4096,8,8,64,64 --picture mask.svg\n",
+          [arguments] { explain_program(*arguments); }};
 }
 
 }  // namespace attune::cli

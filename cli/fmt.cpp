@@ -89,18 +89,17 @@ void format_files(const FmtArguments& arguments, Outcome& outcome) {
 
 }  // namespace
 
-void add_fmt(CLI::App& app, Outcome& outcome) {
+Command fmt_command(Outcome& outcome) {
   auto arguments = std::make_shared<FmtArguments>();
-  CLI::App* command = app.add_subcommand("fmt", "Print programs in canonical form (without their comments)");
-  command->add_option("files", arguments->files, "Programs")->required()->type_name(kProgramFile);
-  command->add_option("--const", arguments->constants, "Value of a `const` parameter; repeatable")
-      ->type_name(kAssignment)
-      ->allow_extra_args(false);
-  command->add_flag("--check", arguments->check, "Print nothing, exit with 1 if a file is not in canonical form (comments aside)");
-  command->add_flag("--write", arguments->write, "Overwrite the files; those with comments are refused");
-  command->add_flag("--drop-comments", arguments->drop_comments, "With --write: overwrite files with comments too");
-  command->footer("Examples:\n  attune fmt flash.attn\n  attune fmt --check examples/*.attn\n  attune fmt --write flash.attn\n");
-  command->callback([arguments, &outcome] { format_files(*arguments, outcome); });
+  return {"fmt",
+          "Print programs in canonical form (without their comments)",
+          {{"files", &arguments->files, "Programs", kProgramFile, true},
+           {"--const", &arguments->constants, "Value of a `const` parameter; repeatable", kAssignment},
+           {"--check", &arguments->check, "Print nothing, exit with 1 if a file is not in canonical form (comments aside)"},
+           {"--write", &arguments->write, "Overwrite the files; those with comments are refused"},
+           {"--drop-comments", &arguments->drop_comments, "With --write: overwrite files with comments too"}},
+          "Examples:\n  attune fmt flash.attn\n  attune fmt --check examples/*.attn\n  attune fmt --write flash.attn\n",
+          [arguments, &outcome] { format_files(*arguments, outcome); }};
 }
 
 }  // namespace attune::cli

@@ -8,6 +8,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "cli/commands.h"
@@ -17,18 +18,39 @@ namespace {
 
 using namespace attune::cli;
 
-void add_commands(CLI::App& app, Outcome& outcome) {
+std::vector<Command> all_commands(Outcome& outcome, const std::vector<Command>& commands) {
+  return {check_command(outcome), fmt_command(outcome),    explain_command(),
+          run_command(outcome),   doctor_command(outcome), completion_command(commands)};
+}
+
+CLI::Option* add_value(CLI::App& app, const Argument& argument, bool* value) {
+  return app.add_flag(argument.name, *value, argument.help);
+}
+CLI::Option* add_value(CLI::App& app, const Argument& argument, std::vector<std::string>* value) {
+  CLI::Option* option = app.add_option(argument.name, *value, argument.help)->type_name(argument.type);
+  return argument.by_place() ? option : option->allow_extra_args(false);
+}
+template <typename T>
+CLI::Option* add_value(CLI::App& app, const Argument& argument, T* value) {
+  return app.add_option(argument.name, *value, argument.help)->type_name(argument.type);
+}
+
+void add_commands(CLI::App& app, const std::vector<Command>& commands) {
   app.name("attune");
   app.set_version_flag("--version", "attune " ATTUNE_VERSION, "Print the version and exit");
   app.set_help_flag("-h,--help", "Print this help and exit");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
-  add_check(app, outcome);
-  add_fmt(app, outcome);
-  add_explain(app, outcome);
-  add_run(app, outcome);
-  add_doctor(app, outcome);
-  add_completion(app, outcome);
+  for (const Command& command : commands) {
+    CLI::App* added = app.add_subcommand(command.name, command.help);
+    for (const Argument& argument : command.arguments) {
+      CLI::Option* option = std::visit([&](auto* value) { return add_value(*added, argument, value); }, argument.value);
+      option->required(argument.required);
+      if (!argument.group.empty()) option->group(argument.group);
+    }
+    added->footer(command.footer);
+    added->callback(command.run);
+  }
   app.footer(
       "Examples:\n  attune check flash.attn\n  attune explain flash.attn --emit grad\n"
       "  attune run flash.attn --q q.npy --k k.npy --v v.npy --out o.npy\n\n`attune COMMAND --help` tells more of one command.\n"
@@ -70,10 +92,12 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   return kExitUsage;
 }
 
-int run_command(int argc, char** argv) {
+int parse_and_run(int argc, char** argv) {
   Outcome outcome;
+  std::vector<Command> commands;
+  commands = all_commands(outcome, commands);
   CLI::App app("Attention kernels from a few lines of text: check, explain and run programs (docs/language.md)");
-  add_commands(app, outcome);
+  add_commands(app, commands);
   try {
     app.parse(argc, argv);
     return outcome.exit_code;
@@ -103,7 +127,7 @@ int run_command(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int exit_code = run_command(argc, argv);
+  int exit_code = parse_and_run(argc, argv);
   if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
     fmt::print(stderr, "attune: error: cannot write to standard output: {}\n", std::strerror(errno));
     return kExitUsage;

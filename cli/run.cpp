@@ -381,49 +381,46 @@ void run(const RunArguments& arguments, const Outcome& outcome) {
   }
 }
 
-void add_options(CLI::App& command, RunArguments& arguments, Outcome& outcome) {
-  auto file = [&](const char* name, std::string& path, const char* help, const char* group) {
-    return command.add_option(name, path, help)->type_name(kArrayFile)->group(group);
+std::vector<Argument> arguments_of(RunArguments& to, Outcome& outcome) {
+  const std::string inputs = "Inputs", outputs = "Outputs";
+  return {
+      {"file", &to.file, "Program", kProgramFile, true},
+      {"--q", &to.q, "Queries [batch, q_len, heads, head_dim], f32 or f16", kArrayFile, true, inputs},
+      {"--k", &to.k, "Keys [batch, k_len, kv_heads, head_dim]", kArrayFile, true, inputs},
+      {"--v", &to.v, "Values [batch, k_len, kv_heads, v_dim]", kArrayFile, true, inputs},
+      {"--cu-q", &to.cu_q, "Packed sequences: i32 offsets [batch + 1] of the queries; q is [total, heads, head_dim]", kArrayFile, false,
+       inputs},
+      {"--cu-k", &to.cu_k, "The same of the keys and values", kArrayFile, false, inputs},
+      {"--param", &to.params, "Value of a run-time parameter, a file for a tensor; repeatable", kParamAssignment, false, inputs},
+      {"--const", &to.constants, "Value of a `const` parameter; repeatable", kAssignment, false, inputs},
+      {"--dout", &to.dout, "Gradient of the output; asks for the backward pass", kArrayFile, false, inputs},
+      {"--out", &to.out, "Output [batch, q_len, heads, v_dim], f32", kArrayFile, true, outputs},
+      {"--lse", &to.lse, "Natural log of the denominators [batch, heads, q_len], f32; softmax only", kArrayFile, false, outputs},
+      {"--dq", &to.dq, "Gradient of q", kArrayFile, false, outputs},
+      {"--dk", &to.dk, "Gradient of k", kArrayFile, false, outputs},
+      {"--dv", &to.dv, "Gradient of v", kArrayFile, false, outputs},
+      {"--grad", &to.grads, "Gradient of a `grad` parameter; repeatable", kArrayAssignment, false, outputs},
+      {"--dtype", &to.dtype, "Type that q, k, v and out are computed in (default: f32)", kDTypes},
+      {"--device", &to.device, "Where to run (default: auto)", kDevices},
+      {"--threads", &to.threads, "CPU threads (default: one for each core)", "N"},
+      {"--json", &outcome.json, "Print the report (or a wrong program's diagnostics) as JSON"},
   };
-  auto repeatable = [&](const char* name, std::vector<std::string>& values, const char* help, const char* type, const char* group) {
-    command.add_option(name, values, help)->type_name(type)->allow_extra_args(false)->group(group);
-  };
-  command.add_option("file", arguments.file, "Program")->required()->type_name(kProgramFile);
-  file("--q", arguments.q, "Queries [batch, q_len, heads, head_dim], f32 or f16", "Inputs")->required();
-  file("--k", arguments.k, "Keys [batch, k_len, kv_heads, head_dim]", "Inputs")->required();
-  file("--v", arguments.v, "Values [batch, k_len, kv_heads, v_dim]", "Inputs")->required();
-  file("--cu-q", arguments.cu_q, "Packed sequences: i32 offsets [batch + 1] of the queries; q is [total, heads, head_dim]", "Inputs");
-  file("--cu-k", arguments.cu_k, "The same of the keys and values", "Inputs");
-  repeatable("--param", arguments.params, "Value of a run-time parameter, a file for a tensor; repeatable", kParamAssignment, "Inputs");
-  repeatable("--const", arguments.constants, "Value of a `const` parameter; repeatable", kAssignment, "Inputs");
-  file("--dout", arguments.dout, "Gradient of the output; asks for the backward pass", "Inputs");
-  file("--out", arguments.out, "Output [batch, q_len, heads, v_dim], f32", "Outputs")->required();
-  file("--lse", arguments.lse, "Natural log of the denominators [batch, heads, q_len], f32; softmax only", "Outputs");
-  file("--dq", arguments.dq, "Gradient of q", "Outputs");
-  file("--dk", arguments.dk, "Gradient of k", "Outputs");
-  file("--dv", arguments.dv, "Gradient of v", "Outputs");
-  repeatable("--grad", arguments.grads, "Gradient of a `grad` parameter; repeatable", kArrayAssignment, "Outputs");
-  command.add_option("--dtype", arguments.dtype, "Type that q, k, v and out are computed in (default: f32)")->type_name(kDTypes);
-  command.add_option("--device", arguments.device, "Where to run (default: auto)")->type_name(kDevices);
-  command.add_option("--threads", arguments.threads, "CPU threads (default: one for each core)")->type_name("N");
-  command.add_flag("--json", outcome.json, "Print the report (or a wrong program's diagnostics) as JSON");
 }
 
 }  // namespace
 
-void add_run(CLI::App& app, Outcome& outcome) {
+Command run_command(Outcome& outcome) {
   auto arguments = std::make_shared<RunArguments>();
-  CLI::App* command = app.add_subcommand("run", "Run a program on arrays in .npy files");
-  add_options(*command, *arguments, outcome);
-  command->footer(
+  return {
+      "run", "Run a program on arrays in .npy files", arguments_of(*arguments, outcome),
       "Outputs are f32 and are written whole or not at all. Times are those of the fastest of three passes (of one, where it takes over a\n"
       "second); GFLOP/s count all pairs of positions, masked ones included.\n"
       "Examples:\n"
       "  attune run flash.attn --q q.npy --k k.npy --v v.npy --out o.npy\n"
       "  attune run alibi.attn --q q.npy --k k.npy --v v.npy --param slopes=slopes.npy --out o.npy --lse lse.npy\n"
       "  attune run sigmoid.attn --q q.npy --k k.npy --v v.npy --param bias=-3.5 --dtype bf16 --out o.npy\n"
-      "      --dout do.npy --dq dq.npy --dk dk.npy --dv dv.npy --grad bias=dbias.npy\n");
-  command->callback([arguments, &outcome] { run(*arguments, outcome); });
+      "      --dout do.npy --dq dq.npy --dk dk.npy --dv dv.npy --grad bias=dbias.npy\n",
+      [arguments, &outcome] { run(*arguments, outcome); }};
 }
 
 }  // namespace attune::cli

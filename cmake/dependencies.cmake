@@ -1,6 +1,11 @@
 # What comes from Debian; docs/dependencies.md says why each.
 find_package(LLVM 19.1 CONFIG REQUIRED)
-find_package(fmt 9.1 CONFIG REQUIRED)
+if(ATTUNE_STATIC_LLVM)
+  add_library(attune_fmt STATIC ${PROJECT_SOURCE_DIR}/cmake/fmt.cpp)
+  add_library(fmt::fmt ALIAS attune_fmt)
+else()
+  find_package(fmt 9.1 CONFIG REQUIRED)
+endif()
 find_package(nlohmann_json 3.11 CONFIG REQUIRED)
 find_package(CLI11 2.1 CONFIG REQUIRED)
 find_package(Threads REQUIRED)
@@ -23,8 +28,6 @@ if(ATTUNE_STATIC_LLVM)
   set_target_properties(LLVMSupport PROPERTIES
     INTERFACE_LINK_LIBRARIES "rt;dl;m;${attune_static_z};${attune_static_zstd};LLVMDemangle")
   set_target_properties(PkgConfig::xxhash PROPERTIES INTERFACE_LINK_LIBRARIES ${attune_static_xxhash})
-  # Debian has no libfmt.a.
-  target_compile_definitions(attune_options INTERFACE FMT_HEADER_ONLY=1)
   llvm_map_components_to_libnames(attune_llvm_libraries core orcjit passes native)
   target_link_libraries(attune_llvm INTERFACE ${attune_llvm_libraries})
 else()

@@ -147,9 +147,12 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
   const int dim = std::max(options.head_dim, options.v_dim);
   GpuConfig config;
   if (options.arch != "sm_90a" || !fits_sm90(problem, options)) {
+    // The table in sm80_forward.cuh.
     config.skeleton = GpuSkeleton::kSm80;
-    config.warpgroups = dim > 128 ? 8 : 4;
-    config.block_n = dim > 128 ? 32 : 64;
+    const bool is_wide = dim > 192 || options.v_dim > 128;
+    config.warpgroups = problem.q_len <= 16 ? 1 : is_wide ? 8 : 4;
+    config.block_n = is_wide ? 32 : 64;
+    config.stages = dim <= 96 ? 2 : 1;
     return config;
   }
   config.warpgroups = dim <= 64 ? 3 : 2;

@@ -11,6 +11,19 @@
 //
 // so that even with one stage a copy runs under all mathematics. Rows that are not 16-byte aligned are copied element by element, without
 // overlap.
+//
+// The grid is p.tiles CTAs of kWarps warps, with Layout<Config>::kBytes of shared memory. Launch bounds are (threads, 1): with the threads
+// alone ptxas aims at one CTA more, and now and then spills for it. Where to begin; registers on sm_80, sigmoid and softmax with a sink:
+//
+//   head_dim, v_dim   warps  block_n  stages   shared bytes   registers
+//   <= 64             4      64       2        32 Ki + 64     152, 155
+//   <= 96             4      64       2        48 Ki + 64     191, 190
+//   <= 128            4      64       1        32 Ki + 64     218, 215      2 stages: 64 Ki + 64, for sm_80 and sm_90
+//   <= 128            8      64       2        80 Ki + 128    220, 215      long sequences: half the reads of K and V
+//   192, 128          4      64       1        48 Ki + 64     234, 229
+//   <= 256            8      32       1        96 Ki + 128    250, 242
+//   <= 256            4      32       1        64 Ki + 64     250, 244      few rows
+//   any               1      32       2                                     q_len <= 16
 
 // A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
 // so that ldmatrix reads eight rows of a column of pieces from all banks at once.
@@ -28,7 +41,7 @@ struct Layout {
   using V = Matrix<Config::kVDim>;
   static constexpr int kThreads = Config::kWarps * kWarp, kRowsQ = Config::kWarps * 16;
   // Q stays in registers where they suffice for it, O and S.
-  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 176;
+  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 144;
   static constexpr int kBytesK = Config::kBlockN * K::kPitch, kBytesV = Config::kBlockN * V::kPitch;
   static constexpr int kK = 0, kV = Config::kStages * kBytesK;
   // Then Q is read before the last stage of V is first written.
@@ -149,6 +162,7 @@ template <typename Config, typename Variant>
 struct Forward {
   using L = Layout<Config>;
   using Element = typename Config::Element;
+  using Column = typename Variant::Column;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kFactor = Variant::kFactor;
   static constexpr int kS = Config::kBlockN / 8, kO = L::V::kColumns / 8, kStepsQ = L::K::kColumns / 16;  // fragments of S, O, Q
   static constexpr int kStages = Config::kStages;
@@ -186,48 +200,41 @@ struct Forward {
   DEVICE void run() {
     const int first_q = tile.m * L::kRowsQ, last_q = min(first_q + L::kRowsQ, u.q_len) - 1;
     typename BlocksOf<Variant::kMask, Config, Variant>::Type walk(p, u, first_q, last_q, shared + L::kSearch);
-    Block blocks[kStages + 1];  // in flight, the oldest first
-    load_q();
-    copy_async_commit();
+    Block blocks[kStages + 1];  // on their way, the oldest first
 #pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      if (i > 0) load_v(blocks[i - 1], i - 1);
-      blocks[i] = walk.take();
-      load_k(blocks[i], i);
-    }
+    for (int i = 0; i <= kStages; ++i) blocks[i] = {-1, false};
     u32 q[L::kKeepsQ ? kStepsQ : 1][4];
-    copy_async_wait<2 * kStages - 1>();
-    __syncthreads();
-    if constexpr (L::kKeepsQ) fetch_q(q);
-
     float s[kS][4], o[kO][4];
     clear(o);
-    for (int stage = 0; blocks[0].index >= 0; stage = stage + 1 == kStages ? 0 : stage + 1) {
-      const bool works = keeps_any(blocks[0]);
-      await_oldest();  // K of this block; V of the block before has been read
+    load_q();
+    // The first kStages steps only start copies.
+    int stage = 0;
+#pragma unroll 1
+    for (int step = -kStages; step < 0 || blocks[0].index >= 0; ++step) {
+      const bool works = step >= 0 && keeps_any(blocks[0]);
+      if (step >= 0) await_oldest();  // K of this block; V of the block before has been read
+      if (L::kKeepsQ && step == 0) fetch_q(q);
       load_v(blocks[kStages - 1], stage == 0 ? kStages - 1 : stage - 1);
       if (works) gemm_qk(s, q, stage);
-      await_oldest();  // V of this block; its K has been read
+      if (step >= 0) await_oldest();  // V of this block; its K has been read
       blocks[kStages] = walk.take();
       load_k(blocks[kStages], stage);
       if (works) {
-        if (is_masked(blocks[0])) {
-          weights<true>(s, o, blocks[0]);
-        } else {
-          weights<false>(s, o, blocks[0]);
-        }
+        weights(s, o, blocks[0]);
         gemm_pv(o, s, stage);
       }
 #pragma unroll
       for (int i = 0; i < kStages; ++i) blocks[i] = blocks[i + 1];
+      stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     finish(o);
   }
 
-  // Copies that are committed in the order Q, K, V, K, V, ...; each K and V waits for the place of the one kStages before it.
+  // Copies are committed in the order Q, K, V, K, V, ...
   DEVICE void load_q() {
     const Raw* from = p.q + tile.b * p.q_stride[0] + u.first_q * p.q_stride[1] + tile.h * p.q_stride[2];
     load_rows<Config::kHeadDim, L::kRowsQ>(shared + L::kQ, from, p.q_stride[1], tile.m * L::kRowsQ, u.q_len);
+    copy_async_commit();
   }
   DEVICE void load_k(Block block, int stage) {
     const Raw* from = p.k + tile.b * p.k_stride[0] + u.first_k * p.k_stride[1] + u.kv_h * p.k_stride[2];
@@ -254,7 +261,7 @@ struct Forward {
     constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
     const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
     if (p.vector_loads) {
-#pragma unroll
+#pragma unroll 4
       for (int r = 0; r < kRows; r += kStep) {
         if (kRows % kStep != 0 && r + own_row >= kRows) break;
         const int at = first + r + own_row;
@@ -266,19 +273,25 @@ struct Forward {
         }
       }
     } else {
+      load_elements<kWidth, kRows>(to, from, stride, first, end);
+    }
+  }
+  // Rows that may start anywhere. Not inlined: one copy for all that load so.
+  template <int kWidth, int kRows>
+  static __device__ __noinline__ void load_elements(u32 to, const Raw* from, i64 stride, int first, int end) {
+    using M = Matrix<kWidth>;
 #pragma unroll 1
-      for (int i = threadIdx.x; i < kRows * M::kPieces; i += L::kThreads) {
-        const int r = i / M::kPieces, piece = i % M::kPieces;
-        const Raw* row_from = from + min(first + r, end - 1) * stride;
-        u32 element[8];
+    for (int i = threadIdx.x; i < kRows * M::kPieces; i += L::kThreads) {
+      const int r = i / M::kPieces, piece = i % M::kPieces;
+      const Raw* row_from = from + min(first + r, end - 1) * stride;
+      u32 element[8];
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          const int column = 8 * piece + e;
-          element[e] = first + r < end && column < kWidth ? row_from[column] : 0;
-        }
-        store_shared_x4(to + M::at(r, piece), {pair(element[0], element[1]), pair(element[2], element[3]), pair(element[4], element[5]),
-                                               pair(element[6], element[7])});
+      for (int e = 0; e < 8; ++e) {
+        const int column = 8 * piece + e;
+        element[e] = first + r < end && column < kWidth ? row_from[column] : 0;
       }
+      store_shared_x4(to + M::at(r, piece), {pair(element[0], element[1]), pair(element[2], element[3]), pair(element[4], element[5]),
+                                             pair(element[6], element[7])});
     }
   }
   static DEVICE int pair(u32 low, u32 high) { return static_cast<int>(low | high << 16); }
@@ -304,9 +317,11 @@ struct Forward {
   DEVICE void fetch_q_step(int step, u32 (&to)[4]) const {
     load_matrix_x4(shared + L::kQ + L::K::at(warp * 16 + lane % 16, 2 * step + lane / 16), to);
   }
-  DEVICE void fetch_q(u32 (&q)[kStepsQ][4]) const {
+  template <int kFragments>
+  DEVICE void fetch_q(u32 (&q)[kFragments][4]) const {
 #pragma unroll
-    for (int step = 0; step < kStepsQ; ++step) fetch_q_step(step, q[step]);
+    for (int step = 0; step < kFragments; ++step) fetch_q_step(step, q[step]);
+    __syncthreads();  // V takes its place
   }
 
   // S = Q K^T
@@ -351,8 +366,8 @@ struct Forward {
     }
   }
 
-  // Calls f(fragment, element, place of its row, row, key, column, keeps) for all elements of a block. Rows stay within the sequence; with
-  // kGuarded keys do, too, and `keeps` says what the mask says.
+  // Calls f(fragment, element of it, place of its row, row, key, column, keeps) for all elements of a block. Rows stay within the sequence;
+  // with kGuarded keys do, too, and `keeps` says what the mask says.
   template <bool kGuarded, typename Function>
   DEVICE void for_each(Block block, const Function& f) const {
 #pragma unroll
@@ -376,31 +391,59 @@ struct Forward {
   }
 
   // P of one block in place of its S.
-  template <bool kGuarded>
   DEVICE void weights(float (&s)[kS][4], float (&o)[kO][4], Block block) {
+    const bool masked = is_masked(block);
     if constexpr (kSoftmax) {
-      softmax<kGuarded>(s, o, block);
+      float qk[kFactor ? kS : 1][4], greatest[2] = {-kInfinity, -kInfinity};
+      if (masked) {
+        scores<true>(s, qk, greatest, block);
+      } else {
+        scores<false>(s, qk, greatest, block);
+      }
+      exponentials(s, o, greatest);
+      if constexpr (kFactor) {
+        if (masked) {
+          factors<true>(s, qk, block);
+        } else {
+          factors<false>(s, qk, block);
+        }
+      }
+    } else if (masked) {
+      pointwise<true>(s, block);
     } else {
-      for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-        const float weight = Variant::template weight<kGuarded>(s[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
-        s[i][e] = keeps ? weight : 0.0f;
-      });
+      pointwise<false>(s, block);
     }
   }
 
-  // exp2(score2 - reference), the reference being the greatest score of the row so far; O and the sums follow it. A NaN never becomes the
-  // reference, but its exponential is NaN, and so are the row's sum and O from then on.
   template <bool kGuarded>
-  DEVICE void softmax(float (&s)[kS][4], float (&o)[kO][4], Block block) {
-    using Column = typename Variant::Column;
-    float qk[kFactor ? kS : 1][4];
-    float greatest[2] = {-kInfinity, -kInfinity};
+  DEVICE void pointwise(float (&s)[kS][4], Block block) const {
+    for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const Column& column, bool keeps) {
+      const float weight = Variant::template weight<kGuarded>(s[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
+      s[i][e] = keeps ? weight : 0.0f;
+    });
+  }
+
+  // score2 in place of S, the greatest of each row, and with kFactor a copy of S.
+  template <bool kGuarded, int kCopies>
+  DEVICE void scores(float (&s)[kS][4], float (&qk)[kCopies][4], float (&greatest)[2], Block block) const {
     for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const Column& column, bool keeps) {
       if constexpr (kFactor) qk[i][e] = s[i][e];
       const float score2 = Variant::template score2<kGuarded>(s[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
       s[i][e] = keeps ? score2 : -kInfinity;
       greatest[place] = fmaxf(greatest[place], s[i][e]);
     });
+  }
+  template <bool kGuarded>
+  DEVICE void factors(float (&e2)[kS][4], const float (&qk)[kS][4], Block block) const {
+    for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const Column& column, bool keeps) {
+      const float factor = Variant::template factor<kGuarded>(qk[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
+      e2[i][e] = keeps ? e2[i][e] * factor : 0.0f;
+    });
+  }
+
+  // exp2(score2 - reference), the reference being the greatest score of the row so far; O and the sums follow it. A NaN never becomes the
+  // reference, but its exponential is NaN, and so are the row's sum and O from then on.
+  DEVICE void exponentials(float (&s)[kS][4], float (&o)[kO][4], const float (&greatest)[2]) {
     float subtracted[2], scale[2];
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
@@ -424,12 +467,6 @@ struct Forward {
         s[i][e] = exp2_approx(s[i][e] - subtracted[e / 2]);
         sum[e / 2] += s[i][e];
       }
-    }
-    if constexpr (kFactor) {
-      for_each<kGuarded>(block, [&](int i, int e, int place, int q_idx, int k_idx, const Column& column, bool keeps) {
-        const float factor = Variant::template factor<kGuarded>(qk[i][e], q_idx, k_idx, p, u, rows[place], column, keeps);
-        s[i][e] = keeps ? s[i][e] * factor : 0.0f;
-      });
     }
   }
 
@@ -471,7 +508,8 @@ struct Forward {
   DEVICE void finish(float (&o)[kO][4]) {
     using M = typename L::V;
     if constexpr (kSoftmax) normalise(o);
-    __syncthreads();  // K and V have been read
+    copy_async_wait<0>();  // of a tile without keys: Q
+    __syncthreads();       // K and V have been read
     const u32 stage = shared + warp * 16 * M::kPitch;
 #pragma unroll
     for (int i = 0; i < kO; ++i) {

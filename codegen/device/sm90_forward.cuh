@@ -497,7 +497,7 @@ struct Consumer {
   //           since the pipe that compares is short of time
   //   kExact  1 / (1 + exp(-x))
   enum class Form { kTanh, kSmall, kExact };
-  static constexpr float kGreatestSquares = 1.0f / 400;
+  static constexpr float kGreatestSquares = 1.0f / 150;
   template <bool kGuarded, Form kForm>
   DEVICE void sigmoid_weights(float (&s)[kS]) {
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {

@@ -11,6 +11,7 @@ add_library(attune_numeric STATIC
 target_compile_definitions(attune_numeric PRIVATE ATTUNE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 target_include_directories(attune_numeric PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/numeric)
 target_link_libraries(attune_numeric PUBLIC attune_options attune attune_codegen attune_dsl fmt::fmt)
+attune_precompile(library attune_numeric ${attune_common_headers})
 
 attune_test(attune_reference_gradients numeric numeric/reference_gradients_test.cpp LIBS attune_numeric)
 attune_test(attune_random_programs numeric numeric/random_programs_test.cpp LIBS attune_numeric)
