@@ -32,7 +32,9 @@ inline float __fdividef(float a, float b) {
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
 }
-inline unsigned long __cvta_generic_to_shared(const void*) { return 0; }
+inline unsigned long __cvta_generic_to_shared(const void*) {
+  return 0;
+}
 inline float rsqrtf(float x) {
   return 1 / std::sqrt(x);
 }
