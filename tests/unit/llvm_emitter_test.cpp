@@ -114,7 +114,9 @@ class Conversions : public testing::TestWithParam<const char*> {
     const auto dim = static_cast<int64_t>(256);
     const auto batch = static_cast<int64_t>(v.size()) / dim;
     const Variant variant = compile("attention one() {\n  score = qk\n  weights = " + weight + "\n}\n");
-    const Plan plan = variant.plan({batch, 1, 1, 1, 1, 1, dim}, {.dtype = dtype, .scalars = {}, .tensors = {}});
+    PlanOptions options;
+    options.dtype = dtype;
+    const Plan plan = variant.plan({batch, 1, 1, 1, 1, 1, dim}, options);
     std::vector<uint16_t> q(static_cast<size_t>(batch)), k(static_cast<size_t>(batch)), out(v.size(), 0xffff);
     const std::vector<int64_t> narrow = {batch, 1, 1, 1}, wide = {batch, 1, 1, dim};
     plan.forward(
