@@ -28,3 +28,4 @@ attune_gpu_test(attune_gpu_forward_tests
   gpu/rounding_model.cpp
   LIBS attune_numeric attune_runtime)
 target_include_directories(attune_gpu_forward_tests PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded)
+attune_gpu_test(attune_cuda_variant_tests gpu/cuda_variant_test.cpp LIBS attune_variant_case attune_runtime fmt::fmt)

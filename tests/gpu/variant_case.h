@@ -1,0 +1,46 @@
+// One program with random data, as a kernel around the plain loops of naive_forward.cuh: what to run, and whether the result is right.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "codegen/cuda_emitter.h"
+#include "codegen/eval/reference.h"
+#include "codegen/gpu_planner.h"
+#include "runtime/kernel_plan.h"
+
+namespace attune::codegen {
+
+// Where the tests' files are: the tree that the test was built from, or on another machine the folder that it runs in.
+std::filesystem::path source_folder();
+// All examples and golden programs.
+std::vector<std::filesystem::path> variant_programs();
+
+class VariantCase {
+ public:
+  // Two sequences; packed ones have different lengths. A nonzero share of scalars keeps its default.
+  VariantCase(const std::string& text, const GpuKernelOptions& options, unsigned seed);
+
+  GpuKernel kernel;
+  runtime::GpuPlan plan;
+  // A call's tensors in the order of GpuTensorIndex, with room for what is written.
+  std::vector<std::vector<std::byte>> tensors;
+
+  struct Errors {
+    double out = 0;             // relative norm
+    std::optional<double> lse;  // softmax
+    bool is_flagged = false;
+  };
+  // Of what the call left in the tensors.
+  Errors errors(int threads) const;
+
+ private:
+  GpuKernelOptions options_;
+  Ir ir_;
+  std::vector<ReferenceProblem> references_;  // one, or one for each packed sequence
+};
+
+}  // namespace attune::codegen
