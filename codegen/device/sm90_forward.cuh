@@ -471,7 +471,7 @@ struct Consumer {
       const auto column = Variant::template column<kGuarded>(safe_k, p, uniform);
 #pragma unroll
       for (int place = 0; place < 2; ++place) {
-        const int q_idx = r + 8 * place;
+        const int q_idx = min(r + 8 * place, uniform.q_len - 1);
         bool keeps = true;
         if constexpr (kGuarded) {
           keeps = k_idx < uniform.k_len;
