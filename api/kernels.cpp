@@ -45,7 +45,7 @@ std::shared_ptr<const Kernel> make_kernel(const KernelRequest& request, const ru
                                           const std::function<const codegen::Lowered&()>& lowered) {
   const runtime::ObjectCache cache = open_object_cache();
   if (std::optional<runtime::CpuKernel> stored = stored_kernel(cache, key)) return link(std::move(*stored));
-  if (request.forbid_jit) fail_forbidden(fmt::format("the {} pass", pass_name(request.options.pass)), cache);
+  if (request.forbid_jit) fail_forbidden(fmt::format("the {} pass of '{}'", pass_name(request.options.pass), lowered().ir.name), cache);
   dump_stages(request, lowered());
   runtime::CpuKernel kernel = codegen::emit_cpu_kernel(lowered(), request.options, request.target);
   runtime::log(fmt::format("compiled {}, {} bytes", kernel.symbol, kernel.object.size()));

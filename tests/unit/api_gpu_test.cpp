@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 
 #include "api/attune.h"
 #include "api/variant_impl.h"
@@ -308,6 +309,55 @@ TEST_F(ApiGpuTest, ForbidJit) {
   EXPECT_EQ(runtime::compile_gpu_count(), compiled + 1);
   strict.plan(shape, on_gpu());
   EXPECT_EQ(runtime::compile_gpu_count(), compiled + 1);
+}
+
+TEST_F(ApiGpuTest, TheEnvironmentForbidsAndDumps) {
+  const test::TemporaryFolder cache_folder, dump_folder;
+  const test::ScopedVariable cache("ATTUNE_CACHE_DIR", cache_folder.path().string());
+  const test::ScopedVariable dump("ATTUNE_DUMP", dump_folder.path().string());
+  Shape shape = kShape;
+  shape.head_dim = 24;  // that no other test uses
+  codegen::GpuKernelOptions kernel_options;
+  kernel_options.head_dim = 24;
+  sm90(compile(kCausal), kernel_options);
+  {
+    const test::ScopedVariable forbid("ATTUNE_DISABLE_JIT", "1");
+    EXPECT_THAT(error_of<EnvironmentError>([&] { compile(kCausal).plan(shape, on_gpu()); }), HasSubstr("compiling is forbidden"));
+    EXPECT_THAT(error_of<EnvironmentError>([&] { compile(kCausal).plan(shape); }),
+                testing::MatchesRegex("the forward pass of 'causal' is not in the cache '.*', and compiling is forbidden .*"));
+  }
+  const int compiled = runtime::compile_gpu_count();
+  compile(kCausal).warm_up(shape, on_gpu());
+  std::vector<std::string> extensions;
+  for (const auto& entry : std::filesystem::directory_iterator(dump_folder.path())) {
+    EXPECT_THAT(entry.path().filename().string(), testing::StartsWith("causal_forward_"));
+    EXPECT_GT(entry.file_size(), 1000u);
+    extensions.push_back(entry.path().extension());
+  }
+  EXPECT_THAT(extensions, testing::UnorderedElementsAre(".cu", ".cubin"));
+  compile(kCausal).warm_up(shape, on_gpu());
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 1);
+  const test::ScopedVariable always("ATTUNE_ALWAYS_COMPILE", "1");
+  compile(kCausal).warm_up(shape, on_gpu());
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+}
+
+TEST_F(ApiGpuTest, ThePlansOwnWorkspaceIsZeroAndBroadcastKeysRunOnSm80) {
+  const Variant variant = compile(kCausal);
+  sm90(variant);
+  const Plan plan = variant.plan(kShape, on_gpu());
+  const codegen::GpuKernel kernel = sm80(variant);
+  ForwardTensors tensors = tensors_of(kShape);
+  tensors.k.strides = {0, 2 * 64, 64, 1};
+  plan.forward(tensors);
+  EXPECT_EQ(field<int64_t>(kernel, fake_->launches.back(), "k_stride", 0), 0);
+  EXPECT_EQ(field<int>(kernel, fake_->launches.back(), "vector_loads"), 1);
+  const codegen::GpuKernel fast = sm90(variant);
+  tensors.k.strides.clear();
+  plan.forward(tensors);
+  const int* counter = field<const int*>(fast, fake_->launches.back(), "counter");
+  EXPECT_EQ(counter[0], 0);
+  EXPECT_EQ(counter[1], 0);
 }
 
 TEST_F(ApiGpuTest, PlansInTheBackground) {
