@@ -6,6 +6,11 @@ ifneq ($(shell command -v ccache 2>/dev/null),)
 export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 endif
 
+# Where there is no CUDA toolkit, `make dependencies` puts NVRTC here.
+ifeq ($(wildcard /usr/local/cuda/lib64/libnvrtc.so.13),)
+export ATTUNE_NVRTC ?= $(CURDIR)/build/nvrtc/nvidia/cu13/lib/libnvrtc.so.13
+endif
+
 demo: release
 	@mkdir -p build/demo
 	build/release/attune_demo examples
@@ -15,7 +20,7 @@ demo: release
 test: dependencies
 	cmake --preset dev
 	cmake --build --preset dev
-	ctest --preset dev
+	ctest --preset dev -j "$$(nproc)"
 
 # What ships: build/release/attune is one file that needs only the C library.
 release: dependencies
@@ -26,7 +31,7 @@ release: dependencies
 asan: dependencies
 	cmake --preset asan
 	cmake --build --preset asan
-	ATTUNE_RANDOM_COUNT=$${ATTUNE_RANDOM_COUNT:-60} ctest --preset asan
+	ATTUNE_RANDOM_COUNT=$${ATTUNE_RANDOM_COUNT:-60} ctest --preset asan -j "$$(nproc)"
 
 dependencies:
 	@scripts/install_dependencies.sh

@@ -1,4 +1,5 @@
-// fmt's library from its headers, for the release build: Debian has no libfmt.a, and FMT_HEADER_ONLY would compile all this in every source.
+// fmt's library from its headers, for the release build: Debian has no libfmt.a, and FMT_HEADER_ONLY would compile all this in every
+// source.
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

@@ -25,30 +25,38 @@ problem() {
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
   fail "no apt here: install these (name, least version) in your system's way: $(printf '%s; ' "${packages[@]}")"
 
+install_packages() {
+  local as_root=() attempt
+  if [[ $(id -u) != 0 ]]; then
+    command -v sudo >/dev/null || fail "missing: $*; run this as root or install sudo"
+    as_root=(sudo)
+  fi
+  echo "Installing from the distribution: $*"
+  for attempt in 1 2 3; do
+    if "${as_root[@]}" apt-get update -qq &&
+      "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; then return; fi
+    if [[ $attempt == 3 ]]; then fail "apt-get failed three times"; fi
+    echo "apt-get failed, trying again" >&2
+    sleep $((attempt * 5))
+  done
+}
+
 missing=()
 for entry in "${packages[@]}"; do
   [[ -z $(problem $entry) ]] || missing+=("${entry% *}")
 done
-if [[ ${#missing[@]} == 0 ]]; then exit 0; fi
-
-as_root=()
-if [[ $(id -u) != 0 ]]; then
-  command -v sudo >/dev/null || fail "missing: ${missing[*]}; run this as root or install sudo"
-  as_root=(sudo)
+if [[ ${#missing[@]} != 0 ]]; then
+  install_packages "${missing[@]}"
+  for entry in "${packages[@]}"; do
+    found=$(problem $entry)
+    [[ -z $found ]] || fail "${entry% *}: found $found, expected at least ${entry#* }"
+  done
 fi
-echo "Installing from the distribution: ${missing[*]}"
-install() {
-  "${as_root[@]}" apt-get update -qq &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-}
-for attempt in 1 2 3; do
-  if install; then break; fi
-  if [[ $attempt == 3 ]]; then fail "apt-get failed three times"; fi
-  echo "apt-get failed, trying again" >&2
-  sleep $((attempt * 5))
-done
 
-for entry in "${packages[@]}"; do
-  found=$(problem $entry)
-  [[ -z $found ]] || fail "${entry% *}: found $found, expected at least ${entry#* }"
-done
+# NVRTC turns generated CUDA into machine code, also where there is no GPU. Where there is no CUDA toolkit it comes from PyPI.
+nvrtc=${ATTUNE_NVRTC:-build/nvrtc/nvidia/cu13/lib/libnvrtc.so.13}
+if [[ ! -e /usr/local/cuda/lib64/libnvrtc.so.13 && ! -e $nvrtc ]]; then
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+  echo "Installing from PyPI into build/nvrtc: nvidia-cuda-nvrtc 13.0"
+  python3 -m pip install --quiet --target build/nvrtc 'nvidia-cuda-nvrtc==13.0.*' || fail "pip could not install nvidia-cuda-nvrtc 13.0"
+fi

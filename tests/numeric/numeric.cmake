@@ -15,4 +15,6 @@ attune_precompile(library attune_numeric ${attune_common_headers})
 
 attune_test(attune_reference_gradients numeric numeric/reference_gradients_test.cpp LIBS attune_numeric)
 attune_test(attune_random_programs numeric numeric/random_programs_test.cpp LIBS attune_numeric)
+# The longest by far: first, not last.
+set_tests_properties(attune_random_programs PROPERTIES COST 1000)
 attune_test(attune_examples numeric numeric/examples_test.cpp LIBS attune_numeric)

@@ -16,3 +16,5 @@ endfunction()
 
 attune_test(gpu_executor_tests unit unit/gpu_executor_test.cpp LIBS attune_runtime fmt::fmt)
 attune_use_fake_driver(gpu_executor_tests)
+# Measures the time of a call.
+set_tests_properties(gpu_executor_tests PROPERTIES RUN_SERIAL ON)

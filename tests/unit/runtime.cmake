@@ -15,4 +15,6 @@ attune_test(runtime_tests unit
 target_compile_definitions(runtime_tests PRIVATE
   ATTUNE_TEST_OBJECT="$<TARGET_OBJECTS:runtime_linked_object>"
   ATTUNE_TEST_UNDEFINED_OBJECT="$<TARGET_OBJECTS:runtime_undefined_object>")
+# Threads that have to meet in time.
+set_tests_properties(runtime_tests PROPERTIES RUN_SERIAL ON)
 add_dependencies(runtime_tests runtime_linked_object runtime_undefined_object)
