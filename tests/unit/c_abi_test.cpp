@@ -28,6 +28,7 @@ class CAbi : public testing::Test {
     attune_program_release(program_);
   }
 
+  // Views the parameters.
   static attune_plan_options options_of(const std::vector<attune_param>& params) {
     attune_plan_options options = {};
     options.size = sizeof(options);
@@ -111,7 +112,8 @@ TEST_F(CAbi, ArgumentErrors) {
 }
 
 TEST_F(CAbi, TensorsOfACall) {
-  const attune_plan_options options = options_of({{"shift", 1, nullptr}, {"on", 0, nullptr}});
+  const std::vector<attune_param> params = {{"shift", 1, nullptr}, {"on", 0, nullptr}};
+  const attune_plan_options options = options_of(params);
   ASSERT_EQ(attune_plan_make(program_, &kShape, &options, &plan_), ATTUNE_OK) << attune_last_error();
   std::vector<float> values;
   attune_tensor q = tensor_of(values, 5, 4, 16);
