@@ -75,7 +75,7 @@ DEVICE Tile tile_at(int number, const Params& p) {
   return {p.tiles_m - 1 - rest / heads, head % p.heads, head / p.heads, Tile::kWork};
 }
 
-// Key blocks from the first to the last; at least one, which may be wholly masked.
+// Key blocks from the last to the first; at least one, which may be wholly masked.
 struct Blocks {
   int first, last;
 };
@@ -172,9 +172,6 @@ struct Producer {
     v.next();
   }
 
-  static constexpr int kRedoBase = 24;  // entries of the list: up to one for each consumer warp and tile
-  int done = 0;                         // tiles so far
-
   // K runs one block ahead of V, from tile to tile.
   int late_block = -1;
   Uniform late;
@@ -189,17 +186,15 @@ struct Producer {
     late_block = block;
     late = u;
   }
-  DEVICE void load_tile(Tile tile) {
+  DEVICE void load_tile(const Tile& tile) {
     const Uniform u = Variant::uniform(p, tile.b, tile.h);
-    // Where much has to be done twice, once is better; the list must have room for all tiles that are on their way.
-    if (Config::kRedoes && load_shared(at(L::kRedoCount)) > min(kRedoBase + done++ / 2, L::kMaxRedo / 2)) tile.kind = Tile::kExact;
     if (Config::kPacked && tile.m * L::kRowsQ >= u.q_len) return;
     const Blocks blocks = announce(tile, u);
     if (Config::kBuffersQ == 1) load_late_v();  // consumers finish a tile before they look at the next
     if constexpr (Variant::kMask == Mask::kSearch) {
       search_blocks(tile, u);
     } else {
-      for (int block = blocks.first; block <= blocks.last; ++block) load_block(block, 0, block == blocks.first, tile, u);
+      for (int block = blocks.last; block >= blocks.first; --block) load_block(block, 0, block == blocks.last, tile, u);
     }
   }
 
@@ -211,7 +206,7 @@ struct Producer {
     const auto* extents = Variant::stored_extents(p, u.b, u.h);
     int pending = -1, pending_full = 0;  // the last block of a tile is marked, so each waits for the next one
     bool is_first = true;
-    for (int base = 0; base < count; base += kWarp) {
+    for (int base = (count - 1) / kWarp * kWarp; base >= 0; base -= kWarp) {
       const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
       TileClass kind = TileClass::kSkip;
       if (block < count) {
@@ -220,8 +215,8 @@ struct Producer {
       }
       const u32 full = __ballot_sync(~0u, kind == TileClass::kFull);
       for (u32 kept = __ballot_sync(~0u, kind != TileClass::kSkip); kept != 0;) {
-        const int place = __ffs(kept) - 1;
-        kept &= kept - 1;
+        const int place = 31 - __clz(kept);
+        kept ^= 1u << place;
         if (pending >= 0) {
           load_block(pending, pending << 2 | pending_full, is_first, tile, u);
           is_first = false;
@@ -234,18 +229,24 @@ struct Producer {
     load_block(pending, pending << 2 | 2 | pending_full, is_first, tile, u);
   }
 
-  // What the list has grown by. An entry may still be on its way; several warps may have asked for the same tile.
+  // What the list has grown by. An entry may still be on its way; several warps may have asked for the same tile. The list is a ring with
+  // room for all tiles that are on their way. Which tiles are done again depends on their values alone, not on the schedule.
   int redone = 0;
+  int4 last_redone[2] = {{-1, -1, -1, 0}, {-1, -1, -1, 0}};
   DEVICE void redo_tiles() {
     for (const int count = load_shared(at(L::kRedoCount)); redone < count; ++redone) {
-      const int4 tile = load_shared_x4(at(L::kRedo) + 16 * redone);
+      const u32 entry = at(L::kRedo) + 16 * (redone % L::kMaxRedo);
+      const int4 tile = load_shared_x4(entry);
       if (tile.x < 0) break;
+      __syncwarp();
+      if (lane == 0) store_shared(entry, -1);
       bool is_done = false;
-      for (int i = max(0, redone - 4 * L::kConsumerWarps); i < redone; ++i) {
-        const int4 other = load_shared_x4(at(L::kRedo) + 16 * i);
-        is_done = is_done || (other.x == tile.x && other.y == tile.y && other.z == tile.z);
-      }
-      if (!is_done) load_tile({tile.x, tile.y, tile.z, Tile::kExact});
+#pragma unroll
+      for (const int4& other : last_redone) is_done = is_done || (other.x == tile.x && other.y == tile.y && other.z == tile.z);
+      if (is_done) continue;
+      last_redone[1] = last_redone[0];
+      last_redone[0] = tile;
+      load_tile({tile.x, tile.y, tile.z, Tile::kExact});
     }
   }
 
@@ -355,7 +356,7 @@ struct Consumer {
 
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
-  int block, last_block, skips;  // skips: blocks behind the last one that only other warpgroups of the CTA look at
+  int block, first_block;
   bool is_last_block, is_full_block;  // kSearch
   KeyRange full;                      // keys that all rows of the warpgroup keep
   typename Variant::Uniform uniform;
@@ -385,13 +386,13 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(first_row + 8 * i, uniform.q_len - 1), p, uniform);
     if constexpr (Variant::kMask != Mask::kSearch) {
-      block = load_shared(from + 16);
-      last_block = load_shared(from + 20);
+      first_block = load_shared(from + 16);
+      const int last_block = load_shared(from + 20);
       full = {load_shared(from + 28 + 12 * wg), load_shared(from + 32 + 12 * wg)};
+      block = last_block;
       if constexpr (Variant::kMask == Mask::kRange) {
-        const int own = max(load_shared(from + 24 + 12 * wg), block);
-        skips = last_block - own;
-        last_block = own;
+        block = max(load_shared(from + 24 + 12 * wg), first_block);
+        skip_k(last_block - block);
       }
     }
   }
@@ -401,11 +402,10 @@ struct Consumer {
     release(at(L::kEmptyT, (t.count - back) % L::kPlacesT));
   }
 
-  // Gives back unread what only others look at: K at the tile's end, V behind the last P V.
-  DEVICE void skip_k() {
-    if (Variant::kMask != Mask::kRange) return;
-    late_skips = skips;
-    for (; skips > 0; --skips) {
+  // The CTA's other warpgroups look at these blocks first: gives them back unread, their V behind that of the tile before.
+  DEVICE void skip_k(int count) {
+    late_skips = count;
+    for (; count > 0; --count) {
       mbarrier_wait(at(L::kFullK, k.place()), k.parity());
       release(at(L::kEmptyK, k.place()));
       k.next();
@@ -428,7 +428,7 @@ struct Consumer {
       is_full_block = word & 1;
     }
   }
-  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == last_block; }
+  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
   DEVICE bool is_masked() const {
     if (Variant::kMask == Mask::kSearch) return !is_full_block;
     const int first_k = block * Config::kBlockN;
@@ -671,7 +671,7 @@ struct Consumer {
   // Puts the tile on the list if a lane of the warp says so.
   DEVICE void redo_if(bool is_lost, const int4& tile) {
     if (__any_sync(~0u, is_lost) && tile.w == Tile::kWork && lane == 0)
-      store_shared_x4(at(L::kRedo) + 16 * add_shared(at(L::kRedoCount), 1), {tile.x, tile.y, tile.z, 0});
+      store_shared_x4(at(L::kRedo) + 16 * (add_shared(at(L::kRedoCount), 1) % L::kMaxRedo), {tile.x, tile.y, tile.z, 0});
   }
   DEVICE void close_tile(int back, const float (&sink2)[2], float (&inverse)[2]) {
     if constexpr (kSoftmax) close_rows(back, sink2, inverse);
@@ -718,6 +718,7 @@ struct Consumer {
         continue;
       }
       // The first scores of the stream: nothing else to do meanwhile.
+      skip_late();
       mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
       wait_k();
       issue_qk(s);
@@ -735,7 +736,6 @@ struct Consumer {
         const bool ends = ends_tile();
         const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
         if (ends) {
-          skip_k();
           fetch_tile();
           if (Config::kBuffersQ == 1 || !has_work()) {
             mbarrier_wait(at(L::kFullV, v.place()), v.parity());
@@ -744,7 +744,6 @@ struct Consumer {
             wait_pv(o);
             release(at(L::kEmptyV, v.place()));
             v.next();
-            skip_late();
             finish_tile(o, inverse, q.place(), 2);
             q.next();
             break;
@@ -752,7 +751,7 @@ struct Consumer {
           q.next();
           mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
         } else if (Variant::kMask != Mask::kSearch) {
-          ++block;
+          --block;
         }
         wait_k();
         issue_qk(s);
