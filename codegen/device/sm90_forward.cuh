@@ -111,10 +111,13 @@ struct Producer {
       const Blocks own = blocks_of<Config>(Variant::kept_keys(first, last, p, u));
       const KeyRange full = Variant::full_keys(first, last, p, u);
       blocks = {__reduce_min_sync(~0u, own.first), __reduce_max_sync(~0u, own.last)};
-      if (lane < Config::kWarpgroups) {
-        store_shared(to + 24 + 12 * lane, own.last);
-        store_shared(to + 28 + 12 * lane, full.begin);
-        store_shared(to + 32 + 12 * lane, full.end);
+#pragma unroll
+      for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
+        const int last_block = __shfl_sync(~0u, own.last, wg), begin = __shfl_sync(~0u, full.begin, wg), end = __shfl_sync(~0u, full.end, wg);
+        if (lane != 0) continue;
+        store_shared(to + 24 + 12 * wg, last_block);
+        store_shared(to + 28 + 12 * wg, begin);
+        store_shared(to + 32 + 12 * wg, end);
       }
     }
     if (lane == 0) {
