@@ -36,8 +36,9 @@ bool CudaValues::is_leaf(ValueId id) const {
 
 // Whether the kernel itself evaluates the default: where lengths differ from sequence to sequence, or the scalar is not in memory.
 bool CudaValues::has_own_default(const Node& node) const {
+  if (node.op != Op::k_param) return false;
   const Param& param = ir_.params[node.index];
-  return node.op == Op::k_param && (packed_ || param.is_grad) && param.default_value != kNoValue;
+  return (packed_ || param.is_grad) && param.default_value != kNoValue;
 }
 
 // A sum of a few leaves is no slower than a register that holds it.
