@@ -8,7 +8,7 @@ set(attune_fuzz_sources ${PROJECT_SOURCE_DIR}/tests/fuzz/parse_fuzz.cpp)
 foreach(target attune_dsl attune_codegen)
   get_target_property(folder ${target} SOURCE_DIR)
   get_target_property(sources ${target} SOURCES)
-  list(TRANSFORM sources PREPEND ${folder}/)
+  list(TRANSFORM sources PREPEND ${folder}/ REGEX "^[^/]") # a generated source has its whole path
   list(APPEND attune_fuzz_sources ${sources})
 endforeach()
 add_executable(attune_parse_fuzz ${attune_fuzz_sources})
