@@ -101,3 +101,8 @@ DEVICE u32 read_block_index() {
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index)::"memory");
   return index;
 }
+// A value of which the compiler no longer knows where it comes from.
+DEVICE u32 anew(u32 x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}

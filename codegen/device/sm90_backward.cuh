@@ -29,8 +29,9 @@ struct Layout {
   static constexpr int kK = 0, kV = kK + kBytesK, kQ = kV + kBytesV, kO = kQ + Config::kStages * kBytesQ;
   static constexpr int kS = kO + Config::kStages * kBytesO;
   static constexpr int kLse = kS + kPlacesS * kBytesS, kDelta = kLse + Config::kStages * kM * 4;
-  static constexpr int kSteps = kDelta + Config::kStages * kM * 4;  // what the consumers have to know of the block in each stage
-  static constexpr int kBarriers = kSteps + Config::kStages * 16;
+  // A ring of what the consumers have to know of each step. Its places outlive the stages: dQ comes a step late.
+  static constexpr int kSteps = kDelta + Config::kStages * kM * 4, kPlacesT = Config::kStages + 2;
+  static constexpr int kBarriers = kSteps + kPlacesT * 16;
   static constexpr int kFullK = kBarriers, kFullV = kFullK + 8;
   static constexpr int kFullQ = kFullV + 8, kEmptyQ = kFullQ + 8 * Config::kStages;
   static constexpr int kFullO = kEmptyQ + 8 * Config::kStages, kEmptyO = kFullO + 8 * Config::kStages;
@@ -65,6 +66,7 @@ struct Step {
   int number;  // of the block, over all heads
   int next_h;  // the head of the step behind it
   int flags;
+  static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
 };
 
 // One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine.
@@ -96,7 +98,7 @@ struct Producer {
     constexpr int kRowBytes = L::kM * 4;
     mbarrier_wait(at(L::kEmptyQ, j.place()), j.parity() ^ 1);
     if (lane == 0) {
-      store_shared_x4(at(L::kSteps) + 16 * j.place(),
+      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT),
                       {pending_block, number, next_h, (pending_guarded ? Step::kGuarded : 0) | (is_last ? Step::kLast : 0)});
       const u32 full = at(L::kFullQ, j.place());
       load<L::kChunksQ, L::kM>(full, at(L::kQ) + j.place() * L::kBytesQ, &p.q_map, row, pending_h, kSoftmax ? kRowBytes : 0);
@@ -178,13 +180,10 @@ struct Consumer {
   };
 
   const Params& p;
-  const Places at;
+  Places at;
   int wg, warp, lane;
-  Ring<Config::kStages> j = {0};
-  Ring<L::kPlacesS> ds = {0};
+  Ring<Config::kStages> j = {0};  // the step whose scores are in registers
 
-  // The block whose scores are in registers.
-  Step step;
   typename Variant::Uniform uniform;
   typename Variant::Column columns[2];  // of this thread's keys: rows r and r + 8 of its warp's 16
   int first_key;
@@ -205,6 +204,15 @@ struct Consumer {
   DEVICE void release(u32 barrier) {
     if (lane == 0) mbarrier_arrive(barrier);
   }
+  // What is derived from these is computed again in each step rather than kept in registers.
+  DEVICE void forget_addresses() {
+    at.base = anew(at.base);
+    wg = anew(wg);
+    lane = anew(lane);
+    warp = anew(warp);
+  }
+  // Read when it is needed: registers are dear.
+  DEVICE int of_step(u32 count, int field) const { return load_shared(at(L::kSteps) + count % L::kPlacesT * 16 + field); }
 
   // The weights lie about the sigmoid of the score's constant part; the error of the unit's tanh, 4e-7, must be small against them.
   static constexpr float kLeastCenter = -8.5f;
@@ -262,9 +270,9 @@ struct Consumer {
 
   // dQ of the step `late`, the unit `i` of this warpgroup's.
   DEVICE int unit(int i) const { return i * Config::kWarpgroups + wg; }
-  DEVICE void issue_dq(float (&dq)[32], Ring<L::kPlacesS> late, int i) {
+  DEVICE void issue_dq(float (&dq)[32], Ring<L::kPlacesS> ds, int i) {
     const int u = L::kUnits % Config::kWarpgroups == 0 ? unit(i) : min(unit(i), L::kUnits - 1);
-    const u64 a = k_major(at(L::kS) + late.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
+    const u64 a = k_major(at(L::kS) + ds.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
     const u64 b = mn_major(at(L::kK) + u % L::kChunksQ * (L::kN * 128), L::kN * 128);
     wgmma_fence();
     wgmma_dq_first(dq, a, b);
@@ -303,7 +311,7 @@ struct Consumer {
   // clamped to those there are.
   template <bool kGuarded, bool kLse, bool kDelta, typename Function>
   DEVICE void for_each(const RowValues& values, const Function& f) {
-    const int first_q = step.block * L::kM + lane % 4 * 2;
+    const int first_q = of_step(j.count, Step::kBlock) * L::kM + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < L::kM / 8; ++i) {
       const float2 lse2 = row_values<kLse>(values, lse_address(), i), delta = row_values<kDelta>(values, delta_address(), i);
@@ -353,7 +361,7 @@ struct Consumer {
       weights_by<kGuarded, Form::kExact>(s, lse);
     }
   }
-  DEVICE bool is_guarded() const { return step.flags & Step::kGuarded; }
+  DEVICE bool is_guarded() const { return of_step(j.count, Step::kFlags) & Step::kGuarded; }
   DEVICE void weights(float (&s)[kS], const RowValues& lse) {
     if constexpr (Variant::kFromWeight) {
       if (is_guarded()) {
@@ -400,6 +408,7 @@ struct Consumer {
   }
   // Hands dS to all warpgroups, with queries as rows. Those that hold the same keys write half of the queries each.
   DEVICE void store_ds(const u32 (&w)[kW]) {
+    const Ring<L::kPlacesS> ds = {j.count};
     mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity() ^ 1);
     const u32 to = at(L::kS) + ds.place() * L::kBytesS + group() * (L::kM * 128) + (lane / 16 * 8 + lane % 8) * 128 +
                    (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
@@ -413,24 +422,19 @@ struct Consumer {
   DEVICE void publish_ds() {
     fence_async_proxy();
     __syncwarp();
-    release(at(L::kFullS, ds.place()));
+    release(at(L::kFullS, Ring<L::kPlacesS>{j.count}.place()));
   }
-  DEVICE void wait_ds(Ring<L::kPlacesS> late) { mbarrier_wait(at(L::kFullS, late.place()), late.parity()); }
-
-  DEVICE void read_step() {
-    const int4 words = load_shared_x4(at(L::kSteps) + 16 * j.place());
-    step = {words.x, words.y, words.z, words.w};
-  }
+  DEVICE void wait_ds(Ring<L::kPlacesS> ds) { mbarrier_wait(at(L::kFullS, ds.place()), ds.parity()); }
 
   // One whole dQ, with nothing else to do meanwhile.
-  DEVICE void finish_dq(float (&dq)[32], Ring<L::kPlacesS> late, int number) {
-    wait_ds(late);
+  DEVICE void finish_dq(float (&dq)[32], Ring<L::kPlacesS> ds) {
+    wait_ds(ds);
 #pragma unroll
     for (int i = 0; i < L::kUnitsOfOne; ++i) {
-      issue_dq(dq, late, i);
+      issue_dq(dq, ds, i);
       wait_products<0>(dq);
-      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
-      add_dq(dq, number, i);
+      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, ds.place()));
+      add_dq(dq, of_step(ds.count, Step::kNumber), i);
     }
   }
 
@@ -443,8 +447,7 @@ struct Consumer {
     for (int i = 0; i < kDV; ++i) dv[i] = 0.0f;
     first_key = tile.n * L::kN + group() * 64 + warp * 16 + lane / 4;
     mbarrier_wait(at(L::kFullQ), 0);
-    read_step();
-    set_head(tile.b, step.number / p.blocks_m % p.heads);
+    set_head(tile.b, of_step(0, Step::kNumber) / p.blocks_m % p.heads);
     mbarrier_wait(at(L::kFullK), 0);
     issue_s(s);
     mbarrier_wait(at(L::kFullV), 0);
@@ -454,9 +457,8 @@ struct Consumer {
     weights(s, lse);
     read_ahead(deltas, delta_address());
     wait_products<0>(s, dp);
-
-    int late_number = 0;
     for (;;) {
+      forget_addresses();
       u32 w[kW], dw[kW];
       float dq[32];
       derivatives(s, dp, deltas);
@@ -464,19 +466,18 @@ struct Consumer {
       store_ds(dw);
       convert(s, w);
       publish_ds();
-      const bool is_last = step.flags & Step::kLast;
-      Ring<L::kPlacesS> late = {ds.count - 1};
-      if (is_last) {
+      const Ring<L::kPlacesS> late = {j.count - 1};
+      if (of_step(j.count, Step::kFlags) & Step::kLast) {
         issue_dv(dv, w);
         issue_dk(dk, dw);
         wait_products<0>(dv, dk);
-        if (ds.count > 0) finish_dq(dq, late, late_number);
-        finish_dq(dq, ds, step.number);
+        if (j.count > 0) finish_dq(dq, late);
+        finish_dq(dq, {j.count});
         break;
       }
-      if (step.next_h != uniform.h) {
+      if (const int next_h = of_step(j.count, Step::kNextH); next_h != uniform.h) {
         flush_head();
-        set_head(uniform.b, step.next_h);
+        set_head(uniform.b, next_h);
       }
       // dQ of the step before; in the first one that of nothing, which is thrown away.
       issue_dv(dv, w);
@@ -485,29 +486,25 @@ struct Consumer {
       issue_dk(dk, dw);
       wait_products<2>(dv);
       release(at(L::kEmptyO, j.place()));
-      const u32 empty_q = at(L::kEmptyQ, j.place());
       j.next();
       issue_s(s);
       wait_products<2>(dq);
-      if (ds.count > 0) {
+      if (j.count > 1) {
         if (L::kUnitsOfOne == 1) release(at(L::kEmptyS, late.place()));
-        add_dq(dq, late_number, 0);
+        add_dq(dq, of_step(late.count, Step::kNumber), 0);
       }
 #pragma unroll
       for (int i = 1; i < L::kUnitsOfOne; ++i) {
         issue_dq(dq, late, i);
         wait_products<0>(dq);
-        if (ds.count > 0) {
+        if (j.count > 1) {
           if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
-          add_dq(dq, late_number, i);
+          add_dq(dq, of_step(late.count, Step::kNumber), i);
         }
       }
-      late_number = step.number;
-      ds.next();
       wait_products<1>(dk);
-      release(empty_q);
+      release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
       issue_dp(dp);
-      read_step();
       read_ahead(lse, lse_address());
       wait_products<1>(s);
       weights(s, lse);
@@ -569,6 +566,7 @@ struct Consumer {
     const auto u = Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads));
     stage<L::kColumnsV>(dv, at(L::kV), L::kChunksV, 1.0f);
     copy_out<L::kColumnsV, Config::kVDim>(at(L::kV), &p.dv_map, p.dv, p.dv_stride, tile, u);
+    const Ring<L::kPlacesS> ds = {j.count};
     mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity());  // nobody reads K any more
     stage<L::kColumnsK>(dk, at(L::kK), L::kChunksQ, Variant::dqk_scale(p, u));
     copy_out<L::kColumnsK, Config::kHeadDim>(at(L::kK), &p.dk_map, p.dk, p.dk_stride, tile, u);
