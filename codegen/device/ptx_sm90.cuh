@@ -23,6 +23,30 @@ DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
       "r"(parity)
       : "memory");
 }
+DEVICE bool mbarrier_test(u32 barrier, u32 parity) {
+  int done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.s32 %0, 1, 0, done;\n"
+      "}" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+  return done;
+}
+// Where `waits`; for places where no branch may stand.
+DEVICE void mbarrier_wait_if(bool waits, u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "setp.eq.s32 done, %2, 0;\n"
+      "@done bra ON;\n"
+      "AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra AGAIN;\n"
+      "ON:\n"
+      "}" ::"r"(barrier),
+      "r"(parity), "r"(static_cast<int>(waits))
+      : "memory");
+}
 
 // Bulk tensor copies; coordinates from the innermost dim on.
 DEVICE void tma_load_4d(u32 to, const TensorMap* map, u32 barrier, int c0, int c1, int c2, int c3) {

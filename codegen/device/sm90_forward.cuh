@@ -352,6 +352,7 @@ struct Consumer {
   Statistics stats;
   bool needs_exact;    // softmax: a row has no reference yet
   int late_skips = 0;  // blocks of V that nobody will look at
+  u32 seen_k = ~0u, seen_v = ~0u;  // counts of the rings whose barriers are known to be passed
 
   DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_)
       : p(params), at(places), wg(wg_), warp(warp_), lane(lane_) {}
@@ -408,13 +409,18 @@ struct Consumer {
     }
   }
   DEVICE void wait_k() {
-    mbarrier_wait(at(L::kFullK, k.place()), k.parity());
+    mbarrier_wait_if(seen_k != k.count, at(L::kFullK, k.place()), k.parity());
     if (Variant::kMask == Mask::kSearch) {
       const int word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
       is_last_block = word & 2;
       is_full_block = word & 1;
     }
+  }
+  // Asks for the K and V of the next step, so that the answer comes under the weights.
+  DEVICE void look_ahead(Ring<Config::kStages> next_v) {
+    seen_k = mbarrier_test(at(L::kFullK, k.place()), k.parity()) ? k.count : ~0u;
+    seen_v = mbarrier_test(at(L::kFullV, next_v.place()), next_v.parity()) ? next_v.count : ~0u;
   }
   DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
   DEVICE bool is_masked() const {
@@ -498,16 +504,27 @@ struct Consumer {
       }
     });
   }
-  // The weights lie about the sigmoid of the score's constant part.
+  // The weights lie about the sigmoid of the score's constant part. Masked blocks that are not fit for kTanh, and tiles to be done again,
+  // are few: they share the exact form, so that there are fewer copies to compile.
   static constexpr float kLeastCenter = -8.5f;
-  template <bool kGuarded>
-  DEVICE void sigmoid(float (&s)[kS]) {
-    if (!Config::kFast || kind == Tile::kExact) {
-      sigmoid_weights<kGuarded, Form::kExact>(s);
-    } else if (Variant::center(p, uniform) >= kLeastCenter) {
-      sigmoid_weights<kGuarded, Form::kTanh>(s);
+  DEVICE void sigmoid(float (&s)[kS], bool masked) {
+    if constexpr (!Config::kFast) {
+      if (masked) {
+        sigmoid_weights<true, Form::kExact>(s);
+      } else {
+        sigmoid_weights<false, Form::kExact>(s);
+      }
     } else {
-      sigmoid_weights<kGuarded, Form::kSmall>(s);
+      const bool fits_tanh = Variant::center(p, uniform) >= kLeastCenter;
+      if (kind == Tile::kExact || (masked && (Variant::kMask == Mask::kAll || !fits_tanh))) {
+        sigmoid_weights<true, Form::kExact>(s);
+      } else if (masked) {
+        sigmoid_weights<true, Form::kTanh>(s);
+      } else if (fits_tanh) {
+        sigmoid_weights<false, Form::kTanh>(s);
+      } else {
+        sigmoid_weights<false, Form::kSmall>(s);
+      }
     }
   }
 
@@ -590,11 +607,7 @@ struct Consumer {
   DEVICE bool weights(float (&s)[kS], float (&scale)[2]) {
     const bool masked = is_masked();
     if constexpr (kSigmoid) {
-      if (masked) {
-        sigmoid<true>(s);
-      } else {
-        sigmoid<false>(s);
-      }
+      sigmoid(s, masked);
       return false;
     } else if constexpr (!kSoftmax) {
       if (masked) {
@@ -604,10 +617,11 @@ struct Consumer {
       }
       return false;
     } else {
-      if (masked) {
+      if constexpr (Config::kStale) {
+        if (!masked && !needs_exact && kind != Tile::kExact) return softmax_stale(s, scale);
         softmax_exact<true>(s, scale);
-      } else if (Config::kStale && !needs_exact && kind != Tile::kExact) {
-        return softmax_stale(s, scale);
+      } else if (masked) {
+        softmax_exact<true>(s, scale);
       } else {
         softmax_exact<false>(s, scale);
       }
@@ -686,82 +700,72 @@ struct Consumer {
     release_tile(back);
   }
 
+  // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V. Where a stream starts the P V is
+  // of nothing, and where it stops the S: such results are thrown away, so that there is one copy of the code.
   DEVICE void run() {
     float s[kS], o[kO];
     u32 w[kP];
-    float scale[2];
-    float inverse[2];
+    float scale[2], inverse[2];
+#pragma unroll
+    for (int i = 0; i < kP; ++i) w[i] = 0;
+#pragma unroll
+    for (int i = 0; i < kO; ++i) o[i] = 0.0f;
     fetch_tile();
-    while (kind != Tile::kEnd) {
+    for (bool starts = true;;) {
       if (kind == Tile::kDrain) {
         release(at(L::kDrained));
         release_tile(1);
         fetch_tile();
         continue;
       }
-      // The first scores of the stream: nothing else to do meanwhile.
-      skip_late();
-      mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
-      wait_k();
-      issue_qk(s);
-      wait_qk(s);
-      release(at(L::kEmptyK, k.place()));
-      k.next();
-      start_rows();
-      weights(s, scale);
-      convert(s, w);
-#pragma unroll
-      for (int i = 0; i < kO; ++i) o[i] = 0.0f;
-
-      // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V.
-      for (;;) {
-        const bool ends = ends_tile();
-        const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
-        if (ends) {
+      if (kind == Tile::kEnd) break;
+      const bool ends = starts || ends_tile();  // the next block is of another tile
+      const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
+      bool stops = false;
+      if (ends) {
+        if (!starts) {
           fetch_tile();
-          if (Config::kBuffersQ == 1 || !has_work()) {
-            mbarrier_wait(at(L::kFullV, v.place()), v.parity());
-            issue_pv(o, w);
-            close_tile(2, sinks, inverse);
-            wait_pv(o);
-            release(at(L::kEmptyV, v.place()));
-            v.next();
-            finish_tile(o, inverse, q.place(), 2);
-            q.next();
-            break;
-          }
-          q.next();
-          mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
-        } else if (Variant::kMask != Mask::kSearch) {
-          --block;
+          stops = Config::kBuffersQ == 1 || !has_work();
+          if (!stops) q.next();
         }
-        wait_k();
-        issue_qk(s);
-        mbarrier_wait(at(L::kFullV, v.place()), v.parity());
-        issue_pv(o, w);
-        if (ends) {
-          close_tile(2, sinks, inverse);
-          start_rows();
-        }
-        wait_qk_under_pv(s);
+        mbarrier_wait_if(!stops, at(L::kFullQ, q.place()), q.parity());
+      } else if (Variant::kMask != Mask::kSearch) {
+        --block;
+      }
+      if (!stops) wait_k();
+      issue_qk(s);
+      mbarrier_wait_if(!starts && seen_v != v.count, at(L::kFullV, v.place()), v.parity());
+      issue_pv(o, w);
+      if (ends) {
+        if (!starts) close_tile(2, sinks, inverse);
+        start_rows();
+      }
+      wait_qk_under_pv(s);
+      bool scales = false;
+      if (!stops) {
         release(at(L::kEmptyK, k.place()));
         k.next();
-        const bool scales = weights(s, scale);
-        stay_above(s, p.tiles);
-        wait_pv(o);
+        look_ahead(starts ? v : Ring<Config::kStages>{v.count + 1});
+        scales = weights(s, scale);
+      }
+      stay_above(s, p.tiles);
+      wait_pv(o);
+      if (!starts) {
         release(at(L::kEmptyV, v.place()));
         v.next();
-        skip_late();
-        if (ends) {
-          finish_tile(o, inverse, (q.count + 1) % Config::kBuffersQ, 2);
-#pragma unroll
-          for (int i = 0; i < kO; ++i) o[i] = 0.0f;
-        } else if (kSoftmax && scales) {
-#pragma unroll
-          for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
-        }
-        convert(s, w);
       }
+      skip_late();
+      if (ends) {
+        if (!starts) finish_tile(o, inverse, stops ? q.place() : (q.count + 1) % Config::kBuffersQ, 2);
+        if (stops) q.next();
+#pragma unroll
+        for (int i = 0; i < kO; ++i) o[i] = 0.0f;
+      } else if (kSoftmax && scales) {
+#pragma unroll
+        for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
+      }
+      convert(s, w);
+      starts = stops;
     }
     release_tile(1);
   }
@@ -811,9 +815,10 @@ DEVICE void attention_forward_sm90(const Params& p) {
     }
     mbarrier_init(at(L::kDrained), L::kConsumerWarps);
     store_shared(at(L::kRedoCount), 0);
-    for (int i = 0; Config::kRedoes && i < L::kMaxRedo; ++i) store_shared(at(L::kRedo) + 16 * i, -1);
     mbarrier_fence_init();
   }
+  for (int i = threadIdx.x; Config::kRedoes && i < L::kMaxRedo; i += kWarpgroup * (Config::kWarpgroups + 1))
+    store_shared(at(L::kRedo) + 16 * i, -1);
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
