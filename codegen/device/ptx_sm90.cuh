@@ -23,18 +23,22 @@ DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
       "r"(parity)
       : "memory");
 }
-DEVICE bool mbarrier_test(u32 barrier, u32 parity) {
+// Not for longer than the question takes: 1 if the phase is over.
+DEVICE int mbarrier_test(u32 barrier, u32 parity) {
   int done;
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
       "selp.s32 %0, 1, 0, done;\n"
-      "}" : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
   return done;
 }
-// Where `waits`; for places where no branch may stand.
-DEVICE void mbarrier_wait_if(bool waits, u32 barrier, u32 parity) {
+// Both only if the condition is not 0, as data and not as a branch of the program's.
+DEVICE void mbarrier_wait_if(int waits, u32 barrier, u32 parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -44,7 +48,17 @@ DEVICE void mbarrier_wait_if(bool waits, u32 barrier, u32 parity) {
       "@!done bra AGAIN;\n"
       "ON:\n"
       "}" ::"r"(barrier),
-      "r"(parity), "r"(static_cast<int>(waits))
+      "r"(parity), "r"(waits)
+      : "memory");
+}
+DEVICE void mbarrier_arrive_if(int arrives, u32 barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .pred arrives;\n"
+      "setp.ne.s32 arrives, %1, 0;\n"
+      "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}" ::"r"(barrier),
+      "r"(arrives)
       : "memory");
 }
 

@@ -352,7 +352,7 @@ struct Consumer {
   Statistics stats;
   bool needs_exact;    // softmax: a row has no reference yet
   int late_skips = 0;  // blocks of V that nobody will look at
-  u32 seen_k = ~0u, seen_v = ~0u;  // counts of the rings whose barriers are known to be passed
+  int seen_k = 0, seen_v = 0;  // whether the next K and V are known to be there
 
   DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_)
       : p(params), at(places), wg(wg_), warp(warp_), lane(lane_) {}
@@ -394,6 +394,7 @@ struct Consumer {
   // The CTA's other warpgroups look at these blocks first: gives them back unread, their V behind that of the tile before.
   DEVICE void skip_k(int count) {
     late_skips = count;
+    if (count > 0) seen_k = 0;
     for (; count > 0; --count) {
       mbarrier_wait(at(L::kFullK, k.place()), k.parity());
       release(at(L::kEmptyK, k.place()));
@@ -402,25 +403,27 @@ struct Consumer {
   }
   DEVICE void skip_late() {
     if (Variant::kMask != Mask::kRange) return;
+    if (late_skips > 0) seen_v = 0;
     for (; late_skips > 0; --late_skips) {
       mbarrier_wait(at(L::kFullV, v.place()), v.parity());
       release(at(L::kEmptyV, v.place()));
       v.next();
     }
   }
-  DEVICE void wait_k() {
-    mbarrier_wait_if(seen_k != k.count, at(L::kFullK, k.place()), k.parity());
-    if (Variant::kMask == Mask::kSearch) {
+  DEVICE void wait_k(int works) {
+    mbarrier_wait_if(works & ~seen_k, at(L::kFullK, k.place()), k.parity());
+    if (Variant::kMask == Mask::kSearch && works) {
       const int word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
       is_last_block = word & 2;
       is_full_block = word & 1;
     }
   }
-  // Asks for the K and V of the next step, so that the answer comes under the weights.
-  DEVICE void look_ahead(Ring<Config::kStages> next_v) {
-    seen_k = mbarrier_test(at(L::kFullK, k.place()), k.parity()) ? k.count : ~0u;
-    seen_v = mbarrier_test(at(L::kFullV, next_v.place()), next_v.parity()) ? next_v.count : ~0u;
+  // Asks for the K and V of the next step while this one's S is on its way.
+  DEVICE void look_ahead(int works, int had) {
+    const Ring<Config::kStages> next_k = {k.count + works}, next_v = {v.count + had};
+    seen_k = mbarrier_test(at(L::kFullK, next_k.place()), next_k.parity());
+    seen_v = mbarrier_test(at(L::kFullV, next_v.place()), next_v.parity());
   }
   DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
   DEVICE bool is_masked() const {
@@ -449,23 +452,23 @@ struct Consumer {
     wgmma_commit();
   }
 
-  // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: keys are clamped to those there are.
+  // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: where keys may lie behind the last one.
   template <bool kGuarded, typename Function>
   DEVICE void for_each(const Function& f) {
     const int first_k = block * Config::kBlockN + lane % 4 * 2, r = first_row;
 #pragma unroll
     for (int j = 0; j < kS / 2; ++j) {
-      const int k_idx = first_k + j / 2 * 8 + j % 2, safe_k = kGuarded ? min(k_idx, uniform.k_len - 1) : k_idx;
-      const auto column = Variant::template column<kGuarded>(safe_k, p, uniform);
+      const int k_idx = first_k + j / 2 * 8 + j % 2;
+      const auto column = Variant::template column<kGuarded>(k_idx, p, uniform);
 #pragma unroll
       for (int place = 0; place < 2; ++place) {
         const int q_idx = min(r + 8 * place, uniform.q_len - 1);
         bool keeps = true;
         if constexpr (kGuarded) {
           keeps = k_idx < uniform.k_len;
-          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, safe_k, p, uniform, rows[place], column);
+          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, k_idx, p, uniform, rows[place], column);
         }
-        f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, safe_k, column, keeps);
+        f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, k_idx, column, keeps);
       }
     }
   }
@@ -507,23 +510,23 @@ struct Consumer {
   // The weights lie about the sigmoid of the score's constant part. Masked blocks that are not fit for kTanh, and tiles to be done again,
   // are few: they share the exact form, so that there are fewer copies to compile.
   static constexpr float kLeastCenter = -8.5f;
-  DEVICE void sigmoid(float (&s)[kS], bool masked) {
+  DEVICE void sigmoid(float (&s)[kS], bool masked, int works) {
     if constexpr (!Config::kFast) {
-      if (masked) {
-        sigmoid_weights<true, Form::kExact>(s);
-      } else {
+      if (!masked && works) {
         sigmoid_weights<false, Form::kExact>(s);
+      } else if (works) {
+        sigmoid_weights<true, Form::kExact>(s);
       }
     } else {
-      const bool fits_tanh = Variant::center(p, uniform) >= kLeastCenter;
-      if (kind == Tile::kExact || (masked && (Variant::kMask == Mask::kAll || !fits_tanh))) {
-        sigmoid_weights<true, Form::kExact>(s);
-      } else if (masked) {
-        sigmoid_weights<true, Form::kTanh>(s);
-      } else if (fits_tanh) {
+      const bool fits_tanh = Variant::center(p, uniform) >= kLeastCenter, is_plain = !masked && kind == Tile::kWork && works;
+      if (is_plain && fits_tanh) {
         sigmoid_weights<false, Form::kTanh>(s);
-      } else {
+      } else if (is_plain) {
         sigmoid_weights<false, Form::kSmall>(s);
+      } else if (Variant::kMask != Mask::kAll && fits_tanh && kind == Tile::kWork && works) {
+        sigmoid_weights<true, Form::kTanh>(s);
+      } else if (works) {
+        sigmoid_weights<true, Form::kExact>(s);
       }
     }
   }
@@ -603,27 +606,28 @@ struct Consumer {
     return true;
   }
 
-  // The weights of a block, but for convert(). True if O has to be scaled by `scale`.
-  DEVICE bool weights(float (&s)[kS], float (&scale)[2]) {
+  // The weights of a block, but for convert(); nothing if `works` is 0. True if O has to be scaled by `scale`.
+  DEVICE bool weights(float (&s)[kS], float (&scale)[2], int works) {
     const bool masked = is_masked();
     if constexpr (kSigmoid) {
-      sigmoid(s, masked);
+      sigmoid(s, masked, works);
       return false;
     } else if constexpr (!kSoftmax) {
-      if (masked) {
-        pointwise<true>(s);
-      } else {
+      if (!masked && works) {
         pointwise<false>(s);
+      } else if (works) {
+        pointwise<true>(s);
       }
       return false;
+    } else if constexpr (Config::kStale) {
+      if (!masked && !needs_exact && kind == Tile::kWork && works) return softmax_stale(s, scale);
+      if (works) softmax_exact<true>(s, scale);
+      return true;
     } else {
-      if constexpr (Config::kStale) {
-        if (!masked && !needs_exact && kind != Tile::kExact) return softmax_stale(s, scale);
-        softmax_exact<true>(s, scale);
-      } else if (masked) {
-        softmax_exact<true>(s, scale);
-      } else {
+      if (!masked && works) {
         softmax_exact<false>(s, scale);
+      } else if (works) {
+        softmax_exact<true>(s, scale);
       }
       return true;
     }
@@ -711,7 +715,7 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < kO; ++i) o[i] = 0.0f;
     fetch_tile();
-    for (bool starts = true;;) {
+    for (int had = 0;;) {  // 0: the stream starts, no block waits for its P V
       if (kind == Tile::kDrain) {
         release(at(L::kDrained));
         release_tile(1);
@@ -719,45 +723,40 @@ struct Consumer {
         continue;
       }
       if (kind == Tile::kEnd) break;
-      const bool ends = starts || ends_tile();  // the next block is of another tile
+      const bool ends = !had || ends_tile();  // the next block is of another tile
       const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
-      bool stops = false;
+      int works = 1;  // 0: the stream stops, there is no next block
       if (ends) {
-        if (!starts) {
+        if (had) {
           fetch_tile();
-          stops = Config::kBuffersQ == 1 || !has_work();
-          if (!stops) q.next();
+          works = Config::kBuffersQ > 1 && has_work();
+          q.count += works;
         }
-        mbarrier_wait_if(!stops, at(L::kFullQ, q.place()), q.parity());
+        mbarrier_wait_if(works, at(L::kFullQ, q.place()), q.parity());
       } else if (Variant::kMask != Mask::kSearch) {
         --block;
       }
-      if (!stops) wait_k();
+      wait_k(works);
       issue_qk(s);
-      mbarrier_wait_if(!starts && seen_v != v.count, at(L::kFullV, v.place()), v.parity());
+      mbarrier_wait_if(had & ~seen_v, at(L::kFullV, v.place()), v.parity());
       issue_pv(o, w);
       if (ends) {
-        if (!starts) close_tile(2, sinks, inverse);
+        if (had) close_tile(2, sinks, inverse);
         start_rows();
       }
+      look_ahead(works, had);
       wait_qk_under_pv(s);
-      bool scales = false;
-      if (!stops) {
-        release(at(L::kEmptyK, k.place()));
-        k.next();
-        look_ahead(starts ? v : Ring<Config::kStages>{v.count + 1});
-        scales = weights(s, scale);
-      }
+      mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyK, k.place()));
+      k.count += works;
+      const bool scales = weights(s, scale, works);
       stay_above(s, p.tiles);
       wait_pv(o);
-      if (!starts) {
-        release(at(L::kEmptyV, v.place()));
-        v.next();
-      }
+      mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
+      v.count += had;
       skip_late();
       if (ends) {
-        if (!starts) finish_tile(o, inverse, stops ? q.place() : (q.count + 1) % Config::kBuffersQ, 2);
-        if (stops) q.next();
+        if (had) finish_tile(o, inverse, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
+        q.count += 1 - works;
 #pragma unroll
         for (int i = 0; i < kO; ++i) o[i] = 0.0f;
       } else if (kSoftmax && scales) {
@@ -765,7 +764,7 @@ struct Consumer {
         for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
       }
       convert(s, w);
-      starts = stops;
+      had = works;
     }
     release_tile(1);
   }
