@@ -144,6 +144,7 @@ int rows_of_large_tile(const GpuKernelOptions& options) {
 // A problem for which large tiles are wrong: either they are mostly empty, or too few for the multiprocessors. By sizes alone: layouts
 // share one workspace.
 bool is_small(const GpuKernelOptions& options, const GpuProblem& problem) {
+  if (problem.large_tiles) return false;
   const int64_t tiles = int64_t{ceil_div(problem.q_len, rows_of_large_tile(options))} * problem.batch * problem.heads;
   return problem.q_len <= kShortRows || 2 * tiles < problem.multiprocessors;
 }
