@@ -20,8 +20,9 @@
 //
 // Parts are added in the order of their keys, whoever comes last: the bits are the same every time.
 //
-// The grid is p.tiles (times p.splits) CTAs of kWarps warps, with Layout<Config>::kBytes of shared memory. Launch bounds are (threads, 1): with the threads
-// alone ptxas aims at one CTA more, and now and then spills for it. Where to begin; registers on sm_80, sigmoid and softmax with a sink:
+// The grid is p.tiles (times p.splits) CTAs of kWarps warps, with Layout<Config>::kBytes of shared memory. Launch bounds are (threads, 1):
+// with the threads alone ptxas aims at one CTA more, and now and then spills for it. Where to begin; registers on sm_80, sigmoid and
+// softmax with a sink:
 //
 //   head_dim, v_dim   warps  block_n  stages   shared bytes   registers
 //   <= 64             4      64       2        32 Ki + 64     152, 155
@@ -196,7 +197,7 @@ struct Forward {
   using Column = typename Variant::Column;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kFactor = Variant::kFactor;
   static constexpr int kS = L::kKeys / 8, kO = L::V::kColumns / 8, kStepsQ = L::K::kColumns / 16;  // fragments of S, O, Q
-  static constexpr int kStages = Config::kStages, kHeads = Config::kPacksHeads ? 2 : 1;             // heads of a thread's rows
+  static constexpr int kStages = Config::kStages, kHeads = Config::kPacksHeads ? 2 : 1;            // heads of a thread's rows
   static_assert(L::kKeys % 16 == 0, "block_n is a multiple of 16 for each of the warps that share a block");
   static_assert(Config::kHeadDim <= 256 && Config::kVDim <= 256, "head dims are at most 256");
 
@@ -581,9 +582,7 @@ struct Forward {
     o[2 * i + 1][2 * kPlace + 1] += piece.w * scale;
   }
   // What multiplies a part of this reference where another one, at least as great, is subtracted.
-  static DEVICE float scale_to(float of_part, float of_all) {
-    return exp2_approx(of_part - (of_all == -kInfinity ? 0.0f : of_all));
-  }
+  static DEVICE float scale_to(float of_part, float of_all) { return exp2_approx(of_part - (of_all == -kInfinity ? 0.0f : of_all)); }
 
   // Adds the parts of the warps that have the same rows to that of the first of them, by all threads.
   DEVICE void add_warps(float (&o)[kO][4]) {

@@ -1,6 +1,6 @@
 // What is emitted of every example, around plain loops and with the skeleton for sm_80, compiled for the CPU and compared with double
-// precision: no GPU is needed to find a wrong Variant or index. The vocabulary's PTX is replaced by cuda_on_host.h, where a warp has one lane,
-// and cuda_warps_on_host.h.
+// precision: no GPU is needed to find a wrong Variant or index. The vocabulary's PTX is replaced by cuda_on_host.h, where a warp has one
+// lane, and cuda_warps_on_host.h.
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -121,9 +121,9 @@ struct SmallCase {
   bool packed = false;
 };
 constexpr SmallCase kSmall[] = {
-    {"causal", {4, 4, 1, 300}},        {"sink", {8, 2, 1, 700}, true},    {"alibi", {8, 1, 2, 400}},         {"flash_sigmoid", {8, 2, 9, 300}},
-    {"documents", {6, 2, 30, 300}},    {"window", {2, 2, 100, 300}, true}, {"dropout", {4, 2, 70, 70}, true}, {"softmax", {8, 2, 3, 1}},
-    {"relu_squared", {4, 1, 16, 300}},
+    {"causal", {4, 4, 1, 300}},        {"sink", {8, 2, 1, 700}, true}, {"alibi", {8, 1, 2, 400}},
+    {"flash_sigmoid", {8, 2, 9, 300}}, {"documents", {6, 2, 30, 300}}, {"window", {2, 2, 100, 300}, true},
+    {"dropout", {4, 2, 70, 70}, true}, {"softmax", {8, 2, 3, 1}},      {"relu_squared", {4, 1, 16, 300}},
 };
 
 TEST_F(CudaOnHost, SmallProblems) {
