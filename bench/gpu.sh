@@ -70,7 +70,7 @@ sanitize() {
   for tool in memcheck racecheck; do
     # Asking for the current context where there is none is no error.
     options=() filter='*Captured*'
-    if [[ $tool == memcheck ]]; then options=(--report-api-errors no) filter='*Agrees*:*Captured*'; fi
+    if [[ $tool == memcheck ]]; then options=(--report-api-errors no) filter='*Agree*:*Captured*'; fi
     part "$tool $name" env ATTUNE_GPU_RANDOM=0 ATTUNE_GPU_SECONDS=60 compute-sanitizer --tool "$tool" "${options[@]}" --error-exitcode 9 \
       --print-limit 20 "$1" --gtest_brief=1 "--gtest_filter=$filter"
   done
