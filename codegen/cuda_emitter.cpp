@@ -39,8 +39,15 @@ int ceil_to(int value, int unit) {
   return (value + unit - 1) / unit * unit;
 }
 
+// Sizes for which the planner takes such a config: batch, q_len, k_len, heads, kv_heads.
+std::string_view typical_sizes(const GpuConfig& config) {
+  if (config.splits == 0) return "1,4096,4096,32,32";
+  if (config.key_warps > 1) return config.tile_heads > 1 ? "1,1,4096,8,2" : "1,1,4096,8,8";
+  return config.tile_heads > 1 ? "1,32,4096,8,2" : "1,512,512,8,8";
+}
+
 // The program and the command that makes the file again, as a comment.
-std::string header(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options) {
+std::string header(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
   const Ir& ir = lowered.ir;
   std::string text = fmt::format("// {}, forward, {}, {}, head_dim {}", ir.name, options.arch, dtype_text(options.dtype), options.head_dim);
   if (options.v_dim != options.head_dim) text += fmt::format(", v_dim {}", options.v_dim);
@@ -50,8 +57,8 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
     text += end == at ? "//\n" : "//   " + program.substr(at, end - at) + "\n";
     at = end + 1;
   }
-  text += fmt::format("//\n// attune explain {}.attn --emit cuda --arch {} --dtype {} --shape 1,512,512,8,8,{},{}", ir.name, options.arch,
-                      dtype_text(options.dtype), options.head_dim, options.v_dim);
+  text += fmt::format("//\n// attune explain {}.attn --emit cuda --arch {} --dtype {} --shape {},{},{}", ir.name, options.arch,
+                      dtype_text(options.dtype), typical_sizes(config), options.head_dim, options.v_dim);
   for (const Param& param : ir.params) {
     if (param.is_const) text += fmt::format(" --const {}={}", param.name, print_expr(ir, param.default_value));
   }
@@ -76,6 +83,9 @@ std::string config_text(const GpuKernelOptions& options, const GpuConfig& config
     add("bool", "kRedoes", redoes, "tiles may be computed again");
   } else {
     add("int", "kWarps", config.warpgroups, "of 16 query rows each");
+    add("int", "kKeyWarps", config.key_warps, "of them with the same rows, each with its own keys");
+    add("bool", "kPacksHeads", config.tile_heads > 1, "rows are pairs of a query and a head of one key head");
+    add("bool", "kSplits", config.splits > 0, "CTAs may share the keys of a tile");
   }
   add("bool", "kFast", options.accuracy == Accuracy::kFast, "accuracy");
   add("bool", "kPacked", options.packed, "sequences by cu_q and cu_k");
@@ -100,9 +110,10 @@ uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& con
 uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int columns_k = ceil_to(options.head_dim, 16), columns_v = ceil_to(options.v_dim, 16);
   const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.block_m();
-  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 144;
+  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / config.key_warps / 2 <= 144;
   const int q = config.stages * bytes_k + (keeps_q ? config.stages - 1 : config.stages) * bytes_v;
-  const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v});
+  const int parts = (config.warpgroups - config.warpgroups / config.key_warps) * (columns_v / 8 + 1) * 32 * 16;
+  const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v + parts});
   return static_cast<uint32_t>(end + 16 * config.warpgroups);
 }
 
@@ -121,6 +132,7 @@ class Generated {
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.threads = is_sm90() ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
+    kernel_.part_bytes = is_sm90() ? 0 : static_cast<size_t>(config.block_m() / 16 * (ceil_to(options.v_dim, 16) / 8 + 1) * 32 * 16);
     kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config, redoes()) : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
@@ -180,7 +192,7 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
   const Generated generated(lowered, options, config);
   const GpuSkeletonText skeleton = own_skeleton(options, config);
   GpuKernel kernel = generated.kernel();
-  kernel.source = file_text(generated, header(lowered, program, options), skeleton);
+  kernel.source = file_text(generated, header(lowered, program, options, config), skeleton);
   kernel.source +=
       fmt::format("static_assert(Layout<Config>::kBytes {} {});\n", generated.is_sm90() ? "+ 1024 <=" : "==", kernel.shared_bytes);
   kernel.source += generated.kernels(skeleton.function);
@@ -191,7 +203,7 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
                            const GpuSkeletonText& skeleton) {
   const Generated generated(lowered, options, config);
   GpuKernel kernel = generated.kernel();
-  kernel.source = file_text(generated, header(lowered, program, options), skeleton) + generated.kernels(skeleton.function);
+  kernel.source = file_text(generated, header(lowered, program, options, config), skeleton) + generated.kernels(skeleton.function);
   return kernel;
 }
 

@@ -98,10 +98,11 @@ ParamsLayout forward_params(const Ir& ir, const ForwardParamsOptions& options) {
   }
   layout.add("counter", "int*");
   if (is_sm90 && options.has_extents) layout.add("extents", "void*");
+  if (!is_sm90) layout.add("parts", "void*");
   if (options.has_index_flag) layout.add("index_flag", "int*");
   for (const char* name : {"batch", "heads", "kv_heads", "q_len", "k_len", "tiles_m", "tiles", "section_heads"}) layout.add(name, "int");
   if (!is_sm90) {
-    for (const char* name : {"vector_loads", "vector_stores"}) layout.add(name, "int");
+    for (const char* name : {"splits", "vector_loads", "vector_stores"}) layout.add(name, "int");
   }
   for (const Param& param : ir.params) add_param(param, options.packed, layout);
   if (layout.bytes() > kMaxBytes) {

@@ -1,4 +1,5 @@
-// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane.
+// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane, or with
+// ATTUNE_WARPS_ON_HOST those of cuda_warps_on_host.h.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +15,7 @@
 #define __launch_bounds__(...)
 
 struct Index {
-  unsigned x = 0;
+  unsigned x = 0, y = 0;
 };
 inline Index threadIdx, blockIdx;
 
@@ -38,9 +39,18 @@ inline unsigned long __cvta_generic_to_shared(const void*) {
 inline float rsqrtf(float x) {
   return 1 / std::sqrt(x);
 }
+#ifdef ATTUNE_WARPS_ON_HOST
 template <typename T>
-T __shfl_xor_sync(unsigned, T x, int) {
+T shuffled(T x, int mask);
+#else
+template <typename T>
+T shuffled(T x, int) {
   return x;
+}
+#endif
+template <typename T>
+T __shfl_xor_sync(unsigned, T x, int mask) {
+  return shuffled(x, mask);
 }
 
 inline float exp2_approx(float x) {
