@@ -87,6 +87,10 @@ struct PlanOptions {
   std::map<std::string, Tensor> tensors;  // tensor parameters and `grad` scalars (one f32); must outlive the plan's calls
   const int32_t* cu_q = nullptr;          // packed: batch + 1 offsets on the host, cu[0] = 0, not decreasing; both or neither
   const int32_t* cu_k = nullptr;
+  // GPU: where the tuned forward kernel is not in the cache, plan() returns with one that compiles in a fraction of the time and is as exact;
+  // the tuned one is compiled in the background, and calls that begin after that take it. A captured graph keeps the kernel that it was
+  // captured with. If the background fails, calls go on as they are; Plan::wait_until_tuned has the error.
+  bool tiered = false;
 };
 
 // Tensors of one call. q, out, dout, dq are [batch, q_len, heads, dim], k, v, dk, dv are [batch, k_len, kv_heads, dim]; packed: [total,
@@ -119,6 +123,11 @@ class Plan {
   void backward(const BackwardTensors& tensors) const;
   // Throws ArgumentError if a call since the last check met a data-dependent index outside its tensor (it was clamped). Waits for the GPU.
   void check() const;
+
+  // A tiered plan: whether calls run tuned kernels by now; and wait for that, or throw what stopped their compilation (EnvironmentError).
+  // Another plan's are tuned from the start. A plan that is destroyed before cancels the compilation.
+  bool is_tuned() const;
+  void wait_until_tuned() const;
 
   size_t workspace_bytes() const;  // of device memory, 0 on the CPU
   std::string describe() const;    // "cuda:0, sm90 128x128x2, stale softmax"; "cpu, znver4, 16 threads"

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstring>
 #include <memory>
 
 #include "api/attune.h"
@@ -97,22 +99,32 @@ const attune::ParamInfo* find(const attune::Variant& variant, std::string_view n
   return nullptr;
 }
 
-attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan_options* given) {
-  attune::PlanOptions options;
-  if (!given) return options;
-  if (given->size != sizeof(attune_plan_options)) {
-    throw ArgumentError(fmt::format("attune_plan_options: size is {}, expected {}; the header is of another version", given->size,
-                                    sizeof(attune_plan_options)));
+// Those of any version of the header that this library knows; what an older one does not have is 0.
+attune_plan_options known_options(const attune_plan_options& given) {
+  attune_plan_options known = {};
+  constexpr size_t kLeast = offsetof(attune_plan_options, tiered);
+  if (given.size < kLeast || given.size > sizeof(known)) {
+    throw ArgumentError(fmt::format("attune_plan_options: size is {}, expected {}..{}; the header is of another version", given.size, kLeast,
+                                    sizeof(known)));
   }
-  options.dtype = enum_of<attune::DType>(given->dtype, ATTUNE_U8, "dtype");
-  options.device.kind = enum_of<attune::Device::Kind>(given->device_kind, ATTUNE_CUDA, "device_kind");
-  options.device.ordinal = given->device_ordinal;
-  options.accuracy = enum_of<attune::Accuracy>(given->accuracy, ATTUNE_HIGH, "accuracy");
-  options.cu_q = given->cu_q;
-  options.cu_k = given->cu_k;
-  check_params(given->params, given->param_count);
-  for (int32_t i = 0; i < given->param_count; ++i) {
-    const attune_param& param = given->params[i];
+  std::memcpy(&known, &given, given.size);
+  return known;
+}
+
+attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan_options* argument) {
+  attune::PlanOptions options;
+  if (!argument) return options;
+  const attune_plan_options given = known_options(*argument);
+  options.tiered = enum_of<bool>(given.tiered, 1, "tiered");
+  options.dtype = enum_of<attune::DType>(given.dtype, ATTUNE_U8, "dtype");
+  options.device.kind = enum_of<attune::Device::Kind>(given.device_kind, ATTUNE_CUDA, "device_kind");
+  options.device.ordinal = given.device_ordinal;
+  options.accuracy = enum_of<attune::Accuracy>(given.accuracy, ATTUNE_HIGH, "accuracy");
+  options.cu_q = given.cu_q;
+  options.cu_k = given.cu_k;
+  check_params(given.params, given.param_count);
+  for (int32_t i = 0; i < given.param_count; ++i) {
+    const attune_param& param = given.params[i];
     if (param.tensor) {
       options.tensors[param.name] = tensor_of(param.tensor, fmt::format("parameter '{}'", param.name));
     } else {
@@ -170,6 +182,17 @@ attune_status attune_plan_make(const attune_program* program, const attune_shape
 
 void attune_plan_release(attune_plan* plan) {
   delete plan;
+}
+
+int32_t attune_plan_is_tuned(const attune_plan* plan) {
+  return plan && plan->plan.is_tuned() ? 1 : 0;
+}
+
+attune_status attune_plan_wait_until_tuned(const attune_plan* plan) {
+  return guarded([&] {
+    expect_given(plan, "plan");
+    plan->plan.wait_until_tuned();
+  });
 }
 
 size_t attune_plan_workspace_size(const attune_plan* plan) {

@@ -56,6 +56,9 @@ typedef struct attune_plan_options {
   const attune_param* params;
   int32_t param_count;
   const int32_t *cu_q, *cu_k; /* packed sequences: batch + 1 offsets in host memory; both or neither */
+  /* The size may end here: then what follows is 0. */
+  int32_t tiered; /* GPU: 1: not yet compiled, the plan starts with a kernel that compiles faster; the tuned one follows by itself */
+  int32_t reserved; /* 0 */
 } attune_plan_options;
 
 typedef struct attune_program attune_program;
@@ -73,6 +76,11 @@ void attune_program_release(attune_program* program);
 attune_status attune_plan_make(const attune_program* program, const attune_shape* shape, const attune_plan_options* options,
                                attune_plan** plan);
 void attune_plan_release(attune_plan* plan);
+
+/* A tiered plan: 1 if calls run tuned kernels by now, else 0; and wait for that, or get the error that stopped their compilation. Other
+ * plans are tuned from the start. Release cancels the compilation. */
+int32_t attune_plan_is_tuned(const attune_plan* plan);
+attune_status attune_plan_wait_until_tuned(const attune_plan* plan);
 
 /* Bytes of device memory that a call wants, 16-aligned, zero before the first call; each call leaves it zero where that matters. */
 size_t attune_plan_workspace_size(const attune_plan* plan);

@@ -14,6 +14,7 @@ std::string gpu_config_text(const codegen::GpuConfig& config) {
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
   if (config.stale) text += ", stale softmax";
+  if (config.quick) text += ", quick";
   return text;
 }
 
@@ -25,7 +26,7 @@ std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const code
 
 std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
                                                     const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
-                                                    bool forbid_jit) {
+                                                    bool forbid_jit, std::stop_token cancel) {
   auto code = std::make_shared<GpuKernelCode>();
   code->kernel = codegen::emit_gpu_forward(lowered, canonical, options, config);
   const runtime::GpuSource source = {code->kernel.source, options.arch};
@@ -39,9 +40,17 @@ std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowe
     code->binary = runtime::stored_gpu_binary(source, cache);
     if (!code->binary) fail_forbidden(fmt::format("kernel '{}' ({})", code->kernel.name, gpu_kernel_text(options, config)), cache);
   } else {
-    code->binary = runtime::get_gpu_binary(source, cache, {always_compiles(), {}});
+    code->binary = runtime::get_gpu_binary(source, cache, {always_compiles(), std::move(cancel)});
   }
   if (has_dump_folder()) dump(dump_name + ".cubin", code->binary->cubin);
+  return code;
+}
+
+std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+                                                       const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+  auto code = std::make_shared<GpuKernelCode>();
+  code->kernel = codegen::emit_gpu_forward(lowered, canonical, options, config);
+  if (!always_compiles()) code->binary = runtime::stored_gpu_binary({code->kernel.source, options.arch}, open_object_cache());
   return code;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "codegen/gpu_kernel.h"
@@ -12,7 +13,7 @@ namespace attune {
 
 struct GpuKernelCode {
   codegen::GpuKernel kernel;
-  std::shared_ptr<const runtime::GpuBinary> binary;
+  std::shared_ptr<const runtime::GpuBinary> binary;  // null: not compiled
 };
 
 // "sm_90a, bf16, head_dim 64, v_dim 64, sm90 128x128x2, stale softmax": what a kernel is specialised by beside its program.
@@ -24,6 +25,9 @@ std::string gpu_config_text(const codegen::GpuConfig& config);
 // kernel is not in the cache and `forbid_jit`.
 std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
                                                     const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
-                                                    bool forbid_jit);
+                                                    bool forbid_jit, std::stop_token cancel = {});
+// The same without compiling: with the machine code that is in the cache, or none.
+std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+                                                       const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config);
 
 }  // namespace attune

@@ -60,7 +60,8 @@ struct Plan::Impl {
         out_rule(rule("out", true, shape.v_dim, Access::kWrite)),
         lse_rule(make_lse_rule()) {
     if (options.device.kind == Device::kCuda) {
-      gpu = std::make_unique<const GpuForward>(bound, options);
+      gpu_arguments = std::make_unique<const GpuArguments>(bound, options);
+      gpu = std::make_unique<const GpuForward>(*gpu_arguments, options.tiered);
     } else {
       forward_kernel = kernel(runtime::CpuPass::kForward, false);
     }
@@ -199,6 +200,7 @@ struct Plan::Impl {
   Shape shape;
   DType dtype;
   TensorRule q_rule, k_rule, v_rule, out_rule, lse_rule;  // of the forward pass
+  std::unique_ptr<const GpuArguments> gpu_arguments;      // null: CPU
   std::unique_ptr<const GpuForward> gpu;                  // null: CPU
   std::shared_ptr<const Kernel> forward_kernel;           // CPU
   mutable std::mutex mutex;
@@ -222,7 +224,7 @@ std::future<Plan> Variant::plan_async(const Shape& shape, const PlanOptions& opt
 void Variant::warm_up(const Shape& shape, const PlanOptions& options) const {
   const BoundProgram bound = bind_program(impl_, shape, options, Needed::kNone);
   if (options.device.kind == Device::kCuda) {
-    warm_up_gpu(bound, options);
+    warm_up_gpu_forward(bound, options);
   } else {
     impl_->kernel(*bound.typed, kernel_options(shape, options.dtype, runtime::CpuPass::kForward, false));
   }
@@ -280,6 +282,14 @@ void Plan::check() const {
 
 size_t Plan::workspace_bytes() const {
   return impl_->gpu ? impl_->gpu->workspace_bytes() : 0;
+}
+
+bool Plan::is_tuned() const {
+  return !impl_->gpu || impl_->gpu->is_tuned();
+}
+
+void Plan::wait_until_tuned() const {
+  if (impl_->gpu) impl_->gpu->wait_until_tuned();
 }
 
 std::string Plan::describe() const {

@@ -26,6 +26,7 @@ struct GpuConfig {
   int stages = 2;      // depth of the K and V rings
   int buffers_q = 2;   // sm90: tiles of Q in shared memory
   bool stale = false;  // softmax: stale reference instead of exact online maxima
+  bool quick = false;  // sm80: less code, compiled in half the time
   bool operator==(const GpuConfig&) const = default;
 
   int block_m() const { return warpgroups * (skeleton == GpuSkeleton::kSm90 ? 64 : 16); }

@@ -162,6 +162,16 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
   return config;
 }
 
+GpuConfig quick_config() {
+  GpuConfig config;
+  config.skeleton = GpuSkeleton::kSm80;
+  config.warpgroups = 4;
+  config.block_n = 16;
+  config.stages = 1;
+  config.quick = true;
+  return config;
+}
+
 runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options, const GpuConfig& config,
                                   const GpuProblem& problem) {
   const std::array<Side, 4> all = sides(problem, options);

@@ -45,6 +45,9 @@ bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options);
 // The tiles that are right for most problems of a program: what runs where nothing was tuned.
 GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem);
 
+// The kernel that compiles fastest, for problems of any strides: what runs while that of default_config is compiled.
+GpuConfig quick_config();
+
 runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options, const GpuConfig& config,
                                   const GpuProblem& problem);
 

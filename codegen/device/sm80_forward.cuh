@@ -24,6 +24,9 @@
 //   <= 256            8      32       1        96 Ki + 128    250, 242
 //   <= 256            4      32       1        64 Ki + 64     250, 244      few rows
 //   any               1      32       2                                     q_len <= 16
+//   any               4      16       1      kQuick                         while another kernel compiles
+//
+// kQuick keeps loops rolled and has one path for masked and full blocks: half the time to compile.
 
 // A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
 // so that ldmatrix reads eight rows of a column of pieces from all banks at once.
@@ -41,7 +44,7 @@ struct Layout {
   using V = Matrix<Config::kVDim>;
   static constexpr int kThreads = Config::kWarps * kWarp, kRowsQ = Config::kWarps * 16;
   // Q stays in registers where they suffice for it, O and S.
-  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 144;
+  static constexpr bool kKeepsQ = !Config::kQuick && K::kColumns / 4 + V::kColumns / 2 + Config::kBlockN / 2 <= 144;
   static constexpr int kBytesK = Config::kBlockN * K::kPitch, kBytesV = Config::kBlockN * V::kPitch;
   static constexpr int kK = 0, kV = Config::kStages * kBytesK;
   // Then Q is read before the last stage of V is first written.
@@ -165,7 +168,7 @@ struct Forward {
   using Column = typename Variant::Column;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kFactor = Variant::kFactor;
   static constexpr int kS = Config::kBlockN / 8, kO = L::V::kColumns / 8, kStepsQ = L::K::kColumns / 16;  // fragments of S, O, Q
-  static constexpr int kStages = Config::kStages;
+  static constexpr int kStages = Config::kStages, kUnroll = Config::kQuick ? 1 : 4;
   static_assert(Config::kBlockN % 16 == 0, "block_n is a multiple of 16");
   static_assert(Config::kHeadDim <= 256 && Config::kVDim <= 256, "head dims are at most 256");
 
@@ -261,7 +264,7 @@ struct Forward {
     constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
     const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
     if (p.vector_loads) {
-#pragma unroll 4
+#pragma unroll(kUnroll)
       for (int r = 0; r < kRows; r += kStep) {
         if (kRows % kStep != 0 && r + own_row >= kRows) break;
         const int at = first + r + own_row;
@@ -329,7 +332,7 @@ struct Forward {
   DEVICE void gemm_qk(float (&s)[kS][4], const u32 (&q)[kFragments][4], int stage) const {
     const u32 from = shared + L::kK + stage * L::kBytesK;
     clear(s);
-#pragma unroll(L::kKeepsQ ? kStepsQ : 4)
+#pragma unroll(L::kKeepsQ ? kStepsQ : kUnroll)
     for (int step = 0; step < kStepsQ; ++step) {
       u32 a[4], b[4];
       if constexpr (L::kKeepsQ) {
@@ -392,7 +395,7 @@ struct Forward {
 
   // P of one block in place of its S.
   DEVICE void weights(float (&s)[kS][4], float (&o)[kO][4], Block block) {
-    const bool masked = is_masked(block);
+    const bool masked = Config::kQuick || is_masked(block);
     if constexpr (kSoftmax) {
       float qk[kFactor ? kS : 1][4], greatest[2] = {-kInfinity, -kInfinity};
       if (masked) {
@@ -520,7 +523,7 @@ struct Forward {
     __syncwarp();
     const int first_q = tile.m * L::kRowsQ + warp * 16;
     Raw* to = p.out + tile.b * p.out_stride[0] + (u.first_q + first_q) * p.out_stride[1] + tile.h * p.out_stride[2];
-#pragma unroll 4
+#pragma unroll(kUnroll)
     for (int i = lane; i < 16 * M::kPieces; i += kWarp) {
       const int r = i / M::kPieces, piece = i % M::kPieces;
       if (first_q + r < u.q_len) store_piece(to + r * p.out_stride[1], piece, load_shared_x4(stage + M::at(r, piece)));

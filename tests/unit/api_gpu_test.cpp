@@ -74,6 +74,7 @@ class ApiGpuTest : public testing::Test {
     if (!runtime::open_nvrtc_library().is_open()) GTEST_SKIP() << "no NVRTC";
     fake_->launches.clear();
     fake_->faults.clear();
+    fake_->knows_arguments = true;
   }
 
   // The kernel of such a plan; tells the driver how long its argument is.
@@ -366,6 +367,103 @@ TEST_F(ApiGpuTest, PlansInTheBackground) {
   std::future<Plan> future = variant.plan_async(kShape, on_gpu());
   future.get().forward(tensors_of(kShape));
   EXPECT_EQ(fake_->launches.size(), 1u);
+}
+
+// ---- Tiered plans
+
+class TieredTest : public ApiGpuTest {
+ protected:
+  void SetUp() override {
+    ApiGpuTest::SetUp();
+    if (IsSkipped()) return;
+    fake_->knows_arguments = false;  // both kernels have one name
+    shape_.head_dim = 40;            // that no other test uses
+  }
+  static PlanOptions tiered() {
+    PlanOptions options = on_gpu();
+    options.tiered = true;
+    return options;
+  }
+  uint32_t threads_of_last_launch() const { return fake_->launches.back().block[0]; }
+
+  test::TemporaryFolder folder_;
+  test::ScopedVariable cache_{"ATTUNE_CACHE_DIR", folder_.path().string()};
+  Shape shape_ = kShape;
+};
+
+constexpr uint32_t kQuickThreads = 128, kTunedThreads = 512;
+
+TEST_F(TieredTest, CallsTakeTheTunedKernelOnceItIsThere) {
+  const Variant variant = compile(kCausal);
+  const int compiled = runtime::compile_gpu_count();
+  const Plan plan = variant.plan(shape_, tiered());
+  EXPECT_EQ(plan.describe(), "cuda:0, sm90 192x128x2, stale softmax, at first sm80 64x16x1, quick");
+  const size_t workspace_bytes = plan.workspace_bytes();
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kQuickThreads);
+  plan.wait_until_tuned();
+  EXPECT_TRUE(plan.is_tuned());
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+  EXPECT_EQ(plan.workspace_bytes(), workspace_bytes);
+
+  // Now it is in the cache: no quick kernel any more.
+  for (const Variant& other : {variant, compile(kCausal)}) {
+    const Plan again = other.plan(shape_, tiered());
+    EXPECT_TRUE(again.is_tuned());
+    EXPECT_EQ(again.describe(), "cuda:0, sm90 192x128x2, stale softmax");
+    again.forward(tensors_of(shape_));
+    EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+  }
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+}
+
+TEST_F(TieredTest, OtherStridesStartWithTheQuickKernelToo) {
+  const Plan plan = compile(kCausal).plan(shape_, tiered());
+  plan.wait_until_tuned();
+  const int compiled = runtime::compile_gpu_count();
+  ForwardTensors tensors = tensors_of(shape_);
+  tensors.q.data = address(0x10002);
+  plan.forward(tensors);
+  plan.wait_until_tuned();
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 1);  // sm80 for any strides; the quick one is known
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+}
+
+TEST_F(TieredTest, CallsGoOnWhenTheTunedKernelFails) {
+  const Plan plan = compile(kCausal).plan(shape_, tiered());
+  fake_->faults["cuLibraryLoadData"] = 2;
+  EXPECT_THAT(error_of<EnvironmentError>([&] { plan.wait_until_tuned(); }), HasSubstr("loading a module of"));
+  EXPECT_FALSE(plan.is_tuned());
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kQuickThreads);
+  EXPECT_THAT(error_of<EnvironmentError>([&] { plan.wait_until_tuned(); }), HasSubstr("loading a module of"));
+}
+
+TEST_F(TieredTest, DestructionCancelsTheCompilation) {
+  const Variant variant = compile(kCausal);
+  {
+    const Plan plan = variant.plan(shape_, tiered());
+    plan.forward(tensors_of(shape_));
+  }
+  // Who waits for the same kernel gets it all the same.
+  const Variant other = compile(kCausal);
+  std::optional<Plan> first = variant.plan(shape_, tiered());
+  std::future<Plan> second = other.plan_async(shape_, on_gpu());
+  first.reset();
+  second.get().forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+}
+
+TEST_F(TieredTest, ForbidJitMeansTheTunedKernelAlone) {
+  CompileOptions forbidding;
+  forbidding.forbid_jit = true;
+  const Variant strict = compile(kCausal, forbidding);
+  EXPECT_THAT(error_of<EnvironmentError>([&] { strict.plan(shape_, tiered()); }), HasSubstr("sm90 192x128x2, stale softmax) is not in the cache"));
+  compile(kCausal).warm_up(shape_, on_gpu());
+  EXPECT_TRUE(strict.plan(shape_, tiered()).is_tuned());
 }
 
 }  // namespace

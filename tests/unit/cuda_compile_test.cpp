@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "codegen/gpu_planner.h"
 #include "runtime/error.h"
 #include "runtime/nvrtc.h"
 #include "tests/unit/cuda_util.h"
@@ -71,6 +72,7 @@ TEST_F(CudaCompile, OwnSkeleton) {
     const Lowered lowered = lowered_for(text, options);
     compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
+    compile(emit_gpu_forward(lowered, canonical(text), options, quick_config()), options.arch, path.string());
   }
 }
 
