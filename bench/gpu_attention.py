@@ -538,6 +538,7 @@ def latency_suite(bench):
     if good:
         others = [ms for row in good for ms in row["other_lengths_ms"].values()]
         for title, values in ((f"cold: text to kernel, {len(good)} processes", [row["cold_ms"] for row in good]), ("  of it parsing and checking", [row["parse_ms"] for row in good]),
+                              ("cold, tier 0: text to the quick kernel", [row["tier0_ms"] for row in good]), ("  until the tuned one is there", [row["tier0_tuned_ms"] for row in good]),
                               ("warm: kernel from disk, a new process", [row["warm_ms"] for row in good]), ("another length, same process", others)):
             print(f"{title:44s} {statistics.median(values):8.2f} {percentile(values, 95):8.2f} {max(values):8.2f}")
     print(f"kernels compiled by another length: {sum(row['new_files'] for row in good)}")
@@ -547,24 +548,26 @@ def latency_suite(bench):
 
 
 def compile_times(bench, name, dtype, dim):
-    """Cold and warm compilation of an example, each in a fresh process: what counts is attune_compile and attune_plan_make, not the CUDA context."""
-    cache = tempfile.mkdtemp(prefix="attune-cache-")
+    """Cold, warm and tiered compilation of an example, each in a fresh process: what counts is attune_compile and attune_plan_make, not the CUDA context."""
+    caches = [tempfile.mkdtemp(prefix="attune-cache-") for _ in range(2)]
     command = [sys.executable, ROOT / "bench" / "attune_ctypes.py", ROOT / "examples" / f"{name}.attn", "--library", bench.library.path, "--device", bench.device.kind,
                "--dtype", dtype, "--head-dim", dim, "--lengths", "1024,256,1000,1536,3000", "--accuracy", bench.accuracies[0]]
     times = []
     try:
-        for _ in range(2):
-            done = subprocess.run([str(word) for word in command], env={**os.environ, "ATTUNE_CACHE_DIR": cache}, capture_output=True, text=True, timeout=120)
+        for cache, more in ((caches[0], []), (caches[0], []), (caches[1], ["--tiered"])):
+            done = subprocess.run([str(word) for word in command + more], env={**os.environ, "ATTUNE_CACHE_DIR": cache}, capture_output=True, text=True, timeout=120)
             if done.returncode:
                 return {"status": "BAD", "message": done.stderr.strip().split("\n")[-1][:300] or f"exit code {done.returncode}"}
             times.append(json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         return {"status": "BAD", "message": "not done after 120 s"}
     finally:
-        shutil.rmtree(cache, ignore_errors=True)
-    cold, warm = times
+        for cache in caches:
+            shutil.rmtree(cache, ignore_errors=True)
+    cold, warm, tiered = times
     row = {"status": "ok", "message": "", "plan": cold["describe"], "parse_ms": cold["parse_ms"], "cold_ms": cold["parse_ms"] + cold["plan_ms"],
-           "warm_ms": warm["parse_ms"] + warm["plan_ms"], "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
+           "warm_ms": warm["parse_ms"] + warm["plan_ms"], "tier0_ms": tiered["parse_ms"] + tiered["plan_ms"], "tier0_tuned_ms": tiered["tuned_ms"],
+           "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
     if cold["new_files"]:
         row.update(status="BAD", message=f"another sequence length compiled {cold['new_files']} kernels")
     elif warm["new_files"] or warm["cached_files"] != cold["cached_files"]:

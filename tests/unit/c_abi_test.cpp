@@ -92,7 +92,7 @@ TEST_F(CAbi, ArgumentErrors) {
   options.size = 8;
   EXPECT_EQ(
       plan_error(ATTUNE_ARGUMENT_ERROR, options),
-      "attune_plan_options: size is 8, expected " + std::to_string(sizeof(attune_plan_options)) + "; the header is of another version");
+      "attune_plan_options: size is 8, expected 56.." + std::to_string(sizeof(attune_plan_options)) + "; the header is of another version");
   options = options_of(params_);
   options.dtype = 9;
   EXPECT_EQ(plan_error(ATTUNE_ARGUMENT_ERROR, options), "dtype is 9, expected 0..4");
@@ -109,6 +109,18 @@ TEST_F(CAbi, ArgumentErrors) {
             "dtype is f32, expected f16 or bf16 on cuda: the matrix units of a GPU have no f32");
   EXPECT_EQ(attune_plan_forward(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr), ATTUNE_ARGUMENT_ERROR);
   EXPECT_STREQ(attune_last_error(), "plan is null");
+}
+
+TEST_F(CAbi, OlderAndTieredOptions) {
+  attune_plan_options options = options_of(params_);
+  options.tiered = 2;
+  EXPECT_EQ(plan_error(ATTUNE_ARGUMENT_ERROR, options), "tiered is 2, expected 0..1");
+  options.size = offsetof(attune_plan_options, tiered);  // not looked at then
+  ASSERT_EQ(attune_plan_make(program_, &kShape, &options, &plan_), ATTUNE_OK) << attune_last_error();
+  EXPECT_EQ(attune_plan_is_tuned(plan_), 1);
+  EXPECT_EQ(attune_plan_wait_until_tuned(plan_), ATTUNE_OK);
+  EXPECT_EQ(attune_plan_is_tuned(nullptr), 0);
+  EXPECT_EQ(attune_plan_wait_until_tuned(nullptr), ATTUNE_ARGUMENT_ERROR);
 }
 
 TEST_F(CAbi, TensorsOfACall) {
