@@ -177,6 +177,7 @@ struct Task {
   std::string name;  // "example causal", "random 17"
   Case c;
   Accuracy accuracy = Accuracy::kFast;
+  bool tiered = false;  // both kernels
 };
 
 std::vector<Task> example_tasks(uint64_t seed) {
@@ -201,6 +202,11 @@ std::vector<Task> example_tasks(uint64_t seed) {
       task.c.strided = true;
       task.c.seed = seed + 1 + tasks.size() / 2;  // both kinds of strides
       task.c.problems.resize(1);
+      tasks.push_back(task);
+      if (dtype == DType::kF16) continue;
+      task.name = "example " + example.name + " tiered";
+      task.c.head_dim = task.c.v_dim = 80;  // so that the tuned kernel is not in the cache
+      task.tiered = true;
       tasks.push_back(task);
     }
   }
@@ -257,15 +263,16 @@ class Runner {
         PlanOptions plan_options;
         plan_options.device = device_;
         plan_options.accuracy = task.accuracy;
+        plan_options.tiered = task.tiered;
         description = "no plan";
         ForwardCall call(variant, task.c, ir, data, plan_options);
         description = call.plan().describe();
         call.run(handle);
-        const Outcome outcome = compare(task.c, data, call.result(handle), task.accuracy);
-        const std::lock_guard lock(mutex_);
-        ++comparisons_;
-        if (outcome.ratio > 0) ratios_[static_cast<size_t>(task.accuracy)].push_back(outcome.ratio);
-        if (outcome.failure) report(task, problem, description, *outcome.failure);
+        check(task, problem, description, compare(task.c, data, call.result(handle), task.accuracy));
+        if (!task.tiered) continue;
+        call.plan().wait_until_tuned();
+        call.run(handle);
+        check(task, problem, description + ", tuned", compare(task.c, data, call.result(handle), task.accuracy));
       }
     } catch (const std::exception& error) {
       const std::lock_guard lock(mutex_);
@@ -320,6 +327,13 @@ class Runner {
     std::string text;
     for (const std::string& name : at_work_) text += (text.empty() ? "" : ", ") + name;
     return text;
+  }
+
+  void check(const Task& task, size_t problem, const std::string& description, const Outcome& outcome) {
+    const std::lock_guard lock(mutex_);
+    ++comparisons_;
+    if (outcome.ratio > 0) ratios_[static_cast<size_t>(task.accuracy)].push_back(outcome.ratio);
+    if (outcome.failure) report(task, problem, description, *outcome.failure);
   }
 
   void report(const Task& task, size_t problem, const std::string& description, const std::string& failure) {
