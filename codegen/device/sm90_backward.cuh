@@ -438,6 +438,13 @@ struct Consumer {
     }
   }
 
+  // That of the first step is of nothing, and is thrown away.
+  DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int i) {
+    if (static_cast<int>(late.count) < 0) return;
+    if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
+    add_dq(dq, of_step(late.count, Step::kNumber), i);
+  }
+
   DEVICE void run(const KeyTile& tile) {
     float dk[kDK], dv[kDV], s[kS], dp[kS];
     RowValues lse, deltas;
@@ -479,29 +486,26 @@ struct Consumer {
         flush_head();
         set_head(uniform.b, next_h);
       }
-      // dQ of the step before; in the first one that of nothing, which is thrown away.
       issue_dv(dv, w);
       wait_ds(late);
       issue_dq(dq, late, 0);
       issue_dk(dk, dw);
       wait_products<2>(dv);
       release(at(L::kEmptyO, j.place()));
-      j.next();
-      issue_s(s);
-      wait_products<2>(dq);
-      if (j.count > 1) {
-        if (L::kUnitsOfOne == 1) release(at(L::kEmptyS, late.place()));
-        add_dq(dq, of_step(late.count, Step::kNumber), 0);
-      }
 #pragma unroll
       for (int i = 1; i < L::kUnitsOfOne; ++i) {
+        wait_products<1>(dq);
+        add_late_dq(dq, late, i - 1);
         issue_dq(dq, late, i);
-        wait_products<0>(dq);
-        if (j.count > 1) {
-          if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
-          add_dq(dq, of_step(late.count, Step::kNumber), i);
-        }
       }
+      j.next();
+      issue_s(s);
+      if constexpr (L::kUnitsOfOne == 1) {
+        wait_products<2>(dq);
+      } else {
+        wait_products<1>(dq, dk);
+      }
+      add_late_dq(dq, late, L::kUnitsOfOne - 1);
       wait_products<1>(dk);
       release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
       issue_dp(dp);
