@@ -11,7 +11,7 @@ namespace attune {
 
 std::string gpu_config_text(const codegen::GpuConfig& config) {
   const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
-  std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m(), config.block_n, config.stages);
+  std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
   if (config.stale) text += ", stale softmax";
   return text;

@@ -165,7 +165,7 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
 runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options, const GpuConfig& config,
                                   const GpuProblem& problem) {
   const std::array<Side, 4> all = sides(problem, options);
-  const int tiles_m = ceil_div(problem.q_len, config.block_m()), tiles = tiles_m * problem.batch * problem.heads;
+  const int tiles_m = ceil_div(problem.q_len, config.forward_rows()), tiles = tiles_m * problem.batch * problem.heads;
   runtime::GpuPlan plan;
   plan.workspace_bytes = kCounterBytes;
   if (tiles == 0) return plan;

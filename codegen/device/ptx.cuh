@@ -26,6 +26,10 @@ DEVICE int add_shared(u32 to, int value) {
   return before;
 }
 
+DEVICE void add_global(float* to, float value) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(value) : "memory");
+}
+
 // Special-function unit: 16 results a cycle and multiprocessor. exp2: 2 ulp; tanh: absolute error 2^-10.9.
 DEVICE float exp2_approx(float x) {
   float y;

@@ -43,6 +43,9 @@ T __shfl_xor_sync(unsigned, T x, int) {
   return x;
 }
 
+inline void add_global(float* to, float value) {
+  *to += value;
+}
 inline float exp2_approx(float x) {
   return std::exp2(x);
 }
