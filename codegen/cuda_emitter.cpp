@@ -255,7 +255,8 @@ class GeneratedBackward {
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = std::string(device_source("ptx_sm90.cuh")) + "\n" + wgmma_forward_text(options, config);
+    skeleton.vocabulary = std::string(device_source("ptx_sm90.cuh")) + "\n" + std::string(device_source("sm90_common.cuh")) + "\n" +
+                          wgmma_forward_text(options, config);
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {

@@ -36,6 +36,12 @@ DEVICE void tma_store_4d(const TensorMap* map, u32 from, int c0, int c1, int c2,
                "r"(c2), "r"(c3)
                : "memory");
 }
+// Without a map: `bytes` and both addresses are multiples of 16.
+DEVICE void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes),
+               "r"(barrier)
+               : "memory");
+}
 DEVICE void tma_store_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
@@ -71,4 +77,32 @@ DEVICE void wgmma_commit() {
 
 DEVICE void store_matrix_x4(u32 to, u32 a, u32 b, u32 c, u32 d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+DEVICE void store_matrix_transposed_x4(u32 to, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+DEVICE float2 load_shared_f32_x2(u32 from) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(from) : "memory");
+  return value;
+}
+DEVICE void add_global_x4(float* to, float a, float b, float c, float d) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
+// Read anew: what depends on them is computed again rather than kept in a register.
+DEVICE u32 read_thread_index() {
+  u32 index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index)::"memory");
+  return index;
+}
+DEVICE u32 read_block_index() {
+  u32 index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index)::"memory");
+  return index;
+}
+// A value of which the compiler no longer knows where it comes from.
+DEVICE u32 anew(u32 x) {
+  asm volatile("" : "+r"(x));
+  return x;
 }

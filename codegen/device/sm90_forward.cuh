@@ -14,15 +14,6 @@
 // looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows needs its tile
 // computed again with exact maxima.
 
-// How often a ring of barriers was passed: the place in it, and the parity to wait for; who fills the ring waits for the other one.
-template <int kPlaces>
-struct Ring {
-  u32 count;
-  DEVICE u32 place() const { return count % kPlaces; }
-  DEVICE u32 parity() const { return count / kPlaces % 2; }
-  DEVICE void next() { ++count; }
-};
-
 // Shared memory, in bytes from a 1024-aligned address on.
 template <typename Config>
 struct Layout {
@@ -49,12 +40,6 @@ struct Layout {
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
   static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
-};
-
-struct Places {
-  u32 base;  // of shared memory
-  DEVICE u32 operator()(int offset) const { return base + offset; }
-  DEVICE u32 operator()(int offset, int place) const { return base + offset + 8 * place; }
 };
 
 // One tile of queries.
@@ -456,12 +441,6 @@ struct Consumer {
     for (int step = 0; step < Config::kBlockN / 16; ++step)
       wgmma_pv(o, w[4 * step], w[4 * step + 1], w[4 * step + 2], w[4 * step + 3], b + step * 2048 / 16);
     wgmma_commit();
-  }
-
-  // Shared-memory operands with 128-byte swizzle, from 1024-aligned places on: address, leading and stride offset in units of 16 bytes.
-  static DEVICE u64 k_major(u32 address) { return static_cast<u64>((address & 0x3FFFF) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62; }
-  static DEVICE u64 mn_major(u32 address, u32 leading) {
-    return static_cast<u64>((address & 0x3FFFF) >> 4) | static_cast<u64>(leading >> 4) << 16 | 64ull << 32 | 1ull << 62;
   }
 
   // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: keys are clamped to those there are.
