@@ -129,13 +129,8 @@ uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& con
 // What Layout in sm80_forward.cuh adds up to; the kernel asserts it.
 uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int columns_k = ceil_to(options.head_dim, 16), columns_v = ceil_to(options.v_dim, 16);
-<<<<<<< HEAD
-  const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.block_m();
-  const bool keeps_q = !config.quick && columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 144;
-=======
   const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.forward_rows();
-  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 144;
->>>>>>> emit
+  const bool keeps_q = !config.quick && columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 144;
   const int q = config.stages * bytes_k + (keeps_q ? config.stages - 1 : config.stages) * bytes_v;
   const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v});
   return static_cast<uint32_t>(end + 16 * config.warpgroups);
