@@ -14,7 +14,10 @@ DEVICE void store_shared(u32 to, int value) {
 }
 DEVICE int4 load_shared_x4(u32 from) {
   int4 value;
-  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];" : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "r"(from) : "memory");
+  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(from)
+               : "memory");
   return value;
 }
 DEVICE void store_shared_x4(u32 to, int4 value) {

@@ -626,47 +626,48 @@ DEVICE void row_extents_sm90(const Params& p) {
   if (threadIdx.x % kWarp == 0) Variant::stored_row_extents(p, u.b, u.h)[block] = extent;
 }
 
-// Converts the sums of dQ, a CTA for each block of queries of each head, and leaves them zero for the next call.
+// Converts the sums of dQ, a CTA of 128 threads for each block of queries of each head, and leaves them zero for the next call.
 template <typename Config, typename Variant>
-DEVICE void finish_backward_sm90(const Params& p) {
+DEVICE void attention_backward_finish(const Params& p) {
   using L = Layout<Config>;
-  constexpr int kThreads = 256, kPieces = Config::kHeadDim / 8;  // of 16 bytes
+  constexpr int kThreads = 128, kPieces = Config::kHeadDim / 8;  // of 16 bytes
   constexpr int kRowWords = L::kChunksQ * 32 + 4;                // shifted against bank conflicts
-  __shared__ __align__(16) u32 rows[64 * kRowWords];
-  const int head = blockIdx.x / p.blocks_m, block = blockIdx.x % p.blocks_m, thread = threadIdx.x;
+  constexpr int kSums = 4096 / 4 / kThreads;                     // of a thread and unit, 4 together
+  __shared__ __align__(16) u32 rows[L::kM * kRowWords];
+  const int head = blockIdx.x / p.blocks_m, first = blockIdx.x % p.blocks_m * L::kM, thread = threadIdx.x;
+  if (head >= p.batch * p.heads) return;
   const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
-  const int first = block * L::kM;
-  if (first >= u.q_len && block > 0) return;
+  if (first >= u.q_len && first > 0) return;
   const float scale = Variant::dqk_scale(p, u);
-  float4* from = reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * L::kUnits * 1024;
-  for (int part = 0; part < L::kM / 64; ++part) {
-    for (int i = thread; i < L::kChunksQ * 1024; i += kThreads) {
-      float4* at = from + part * L::kChunksQ * 1024 + i;
-      const float4 sum = *at;
-      *at = {0.0f, 0.0f, 0.0f, 0.0f};
-      const int owner = i % 128, row = owner / kWarp * 16 + owner % kWarp / 4, word = i / 1024 * 32 + i % 1024 / 128 * 4 + owner % 4;
-      rows[row * kRowWords + word] = Config::Element::pack(sum.x * scale, sum.y * scale);
-      rows[(row + 8) * kRowWords + word] = Config::Element::pack(sum.z * scale, sum.w * scale);
+  const int row = thread / kWarp * 16 + thread % kWarp / 4, word = thread % 4;
+  float4* sums = reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * (L::kUnits * 1024) + thread;
+#pragma unroll
+  for (int unit = 0; unit < L::kUnits; ++unit) {
+    float4 sum[kSums];
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] = sums[unit * 1024 + i * kThreads];
+    u32* to = rows + (unit / L::kChunksQ * 64 + row) * kRowWords + unit % L::kChunksQ * 32 + word;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      sums[unit * 1024 + i * kThreads] = {0.0f, 0.0f, 0.0f, 0.0f};
+      to[4 * i] = Config::Element::pack(sum[i].x * scale, sum[i].y * scale);
+      to[4 * i + 8 * kRowWords] = Config::Element::pack(sum[i].z * scale, sum[i].w * scale);
     }
-    __syncthreads();
-    if (p.dq) {
-      Raw* to = p.dq + (Config::kPacked ? 0 : u.b * p.dq_stride[0]) + u.h * p.dq_stride[2];
-      for (int i = thread; i < 64 * kPieces; i += kThreads) {
-        const int row = i / kPieces, piece = i % kPieces, q_idx = first + part * 64 + row;
-        if (q_idx >= u.q_len) break;
-        *reinterpret_cast<int4*>(to + static_cast<i64>(u.first_q + q_idx) * p.dq_stride[1] + piece * 8) =
-            *reinterpret_cast<const int4*>(rows + row * kRowWords + piece * 4);
-      }
-    }
-    __syncthreads();
   }
-  if constexpr (Variant::kGradients && Variant::kRowGradients) {
+  __syncthreads();
+  if (p.dq) {
+    Raw* to =
+        p.dq + (Config::kPacked ? 0 : u.b * p.dq_stride[0]) + static_cast<i64>(u.first_q + first) * p.dq_stride[1] + u.h * p.dq_stride[2];
+    const int count = min(u.q_len - first, L::kM) * kPieces;
+    for (int i = thread; i < count; i += kThreads)
+      *reinterpret_cast<int4*>(to + i / kPieces * p.dq_stride[1] + i % kPieces * 8) =
+          *reinterpret_cast<const int4*>(rows + i / kPieces * kRowWords + i % kPieces * 4);
+  }
+  if constexpr (Variant::kRowGradients) {
     typename Variant::Gradients gradients = {};
-    for (int row = thread; row < L::kM; row += kThreads) {
-      const int q_idx = first + row;
-      if (q_idx >= u.q_len) break;
-      const i64 at = static_cast<i64>(blockIdx.x) * L::kM + row;
-      Variant::row_gradients(q_idx, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(q_idx, p, u), gradients);
+    for (int i = thread; i < min(u.q_len - first, L::kM); i += kThreads) {
+      const i64 at = static_cast<i64>(blockIdx.x) * L::kM + i;
+      Variant::row_gradients(first + i, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(first + i, p, u), gradients);
     }
     __syncwarp();
     Variant::flush(gradients, p, u);
