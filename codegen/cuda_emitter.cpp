@@ -276,18 +276,22 @@ GpuSkeletonText backward_functions(const GpuConfig& config) {
   return skeleton;
 }
 
-GpuSkeletonText backward_skeleton(const GpuConfig& config) {
-  GpuSkeletonText skeleton = backward_functions(config);
-  const bool is_sm90 = config.skeleton == GpuSkeleton::kSm90;
-  skeleton.vocabulary = device_source(is_sm90 ? "ptx_sm90.cuh" : "ptx_sm80.cuh");
-  skeleton.text = device_source(is_sm90 ? "sm90_backward.cuh" : "sm80_backward.cuh");
-  return skeleton;
-}
-
 std::string vocabulary(std::initializer_list<const char*> names) {
   std::string text;
   for (const char* name : names) text += std::string(device_source(name)) + "\n";
   return text;
+}
+
+GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
+  GpuSkeletonText skeleton = backward_functions(config);
+  if (config.skeleton == GpuSkeleton::kSm90) {
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_backward_text(options, config);
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_backward.cuh"});
+  } else {
+    skeleton.vocabulary = device_source("ptx_sm80.cuh");
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm80_backward.cuh"});
+  }
+  return skeleton;
 }
 
 // `layout`: what its last line asserts of its own shared memory, or nothing.
@@ -337,7 +341,7 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
 
 GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
   const GeneratedBackward generated(lowered, options, config);
-  return whole_file(generated, backward_start(lowered, program, options), backward_skeleton(config), layout_assertion(generated));
+  return whole_file(generated, backward_start(lowered, program, options), backward_skeleton(options, config), layout_assertion(generated));
 }
 
 GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,

@@ -39,20 +39,17 @@ DEVICE bool has_vector_rows(const Raw* tensor, const i64 (&stride)[3]) {
   return reinterpret_cast<u64>(tensor) % 16 == 0 && (stride[0] | stride[1] | stride[2]) % 8 == 0;
 }
 
-template <typename Config, typename Variant, bool kVectors>
-DEVICE void prepare_rows(const Params& p) {
+// `Arguments`: Params, whose members a template may name where a program does not have them.
+template <typename Config, typename Variant, bool kVectors, typename Arguments>
+DEVICE void prepare_rows(const Arguments& p) {
   constexpr int kLanes = RowLanes<Config>::kCount, kRowsAtOnce = 128 / kLanes;
   constexpr int kRows = (Config::kBlockM + kRowsAtOnce - 1) / kRowsAtOnce;  // of a thread
   const int head = blockIdx.x / p.blocks_m, block = blockIdx.x % p.blocks_m, lane = threadIdx.x % kLanes, own = threadIdx.x / kLanes;
   if (head >= p.batch * p.heads) return;
   const int b = head / p.heads, h = head % p.heads;
-  int q_len = p.q_len;
-  i64 first = block * Config::kBlockM;
-  if constexpr (Config::kPacked) {
-    q_len = p.cu_q[b + 1] - p.cu_q[b];
-    first += p.cu_q[b];
-  }
-  const int rows = q_len - block * Config::kBlockM;  // that there are, from the block's first one on
+  const auto u = Variant::uniform(p, b, h);
+  const i64 first = u.first_q + block * Config::kBlockM;
+  const int rows = u.q_len - block * Config::kBlockM;  // that there are, from the block's first one on
   float delta[kRows] = {};
   // All loads before the first store.
   if constexpr (Variant::kUsesDelta) {
@@ -79,18 +76,21 @@ DEVICE void prepare_rows(const Params& p) {
   }
 }
 
+template <typename Config, typename Variant, typename Arguments>
+DEVICE void prepare_all_rows(const Arguments& p) {
+  bool has_vectors = Config::kVDim % 8 == 0;
+  if constexpr (Variant::kUsesDelta)
+    has_vectors = has_vectors && has_vector_rows(p.out, p.out_stride) && has_vector_rows(p.dout, p.dout_stride);
+  if (has_vectors) {
+    prepare_rows<Config, Variant, true>(p);
+  } else {
+    prepare_rows<Config, Variant, false>(p);
+  }
+}
+
 template <typename Config, typename Variant>
 DEVICE void attention_backward_prepare(const Params& p) {
   if constexpr (Variant::kGradients || Variant::kRowGradients)
     Variant::clear_gradients(p, static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x, static_cast<i64>(gridDim.x) * blockDim.x);
-  if constexpr (Variant::kWeight == Weight::kSoftmax) {
-    bool has_vectors = Config::kVDim % 8 == 0;
-    if constexpr (Variant::kUsesDelta)
-      has_vectors = has_vectors && has_vector_rows(p.out, p.out_stride) && has_vector_rows(p.dout, p.dout_stride);
-    if (has_vectors) {
-      prepare_rows<Config, Variant, true>(p);
-    } else {
-      prepare_rows<Config, Variant, false>(p);
-    }
-  }
+  if constexpr (Variant::kWeight == Weight::kSoftmax) prepare_all_rows<Config, Variant>(p);
 }

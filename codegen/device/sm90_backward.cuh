@@ -69,13 +69,14 @@ struct Step {
   static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
 };
 
-// One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine.
-template <typename Config, typename Variant>
+// One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine. `Arguments`: Params, whose members a template may name
+// where a program does not have them.
+template <typename Config, typename Variant, typename Arguments>
 struct Producer {
   using L = Layout<Config>;
   using Uniform = typename Variant::Uniform;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax;
-  const Params& p;
+  const Arguments& p;
   const Places at;
   const KeyTile tile;
   const int lane = threadIdx.x % kWarp;
@@ -85,7 +86,7 @@ struct Producer {
   int pending_block = -1, pending_h = 0;
   bool pending_guarded = false;
 
-  DEVICE Producer(const Params& params, Places places, KeyTile key_tile) : p(params), at(places), tile(key_tile) {}
+  DEVICE Producer(const Arguments& params, Places places, KeyTile key_tile) : p(params), at(places), tile(key_tile) {}
 
   template <int kChunks, int kRows>
   DEVICE void load(u32 full, u32 to, const TensorMap* map, int row, int h, int more_bytes) {
@@ -606,7 +607,7 @@ DEVICE void attention_backward_sm90(const Params& p) {
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
-    if (__shfl_sync(~0u, threadIdx.x / kWarp, 0) == 0) Producer<Config, Variant>(p, at, tile).run();
+    if (__shfl_sync(~0u, threadIdx.x / kWarp, 0) == 0) Producer<Config, Variant, Params>(p, at, tile).run();
   } else {
     set_registers_up<L::kConsumerRegisters>();
     Consumer<Config, Variant>(p, at).run(tile);
@@ -624,6 +625,18 @@ DEVICE void row_extents_sm90(const Params& p) {
   if (first >= u.q_len) return;
   const auto extent = Variant::row_extent(first, min(first + Config::kBlockM, u.q_len) - 1, p, u);
   if (threadIdx.x % kWarp == 0) Variant::stored_row_extents(p, u.b, u.h)[block] = extent;
+}
+
+// Gradients that are taken once for each row, of a block.
+template <typename Config, typename Variant, typename Arguments>
+DEVICE void add_row_gradients(const Arguments& p, const typename Variant::Uniform& u, int first) {
+  typename Variant::Gradients gradients = {};
+  for (int i = threadIdx.x; i < min(u.q_len - first, Config::kBlockM); i += blockDim.x) {
+    const i64 at = static_cast<i64>(blockIdx.x) * Config::kBlockM + i;
+    Variant::row_gradients(first + i, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(first + i, p, u), gradients);
+  }
+  __syncwarp();
+  Variant::flush(gradients, p, u);
 }
 
 // Converts the sums of dQ, a CTA of 128 threads for each block of queries of each head, and leaves them zero for the next call.
@@ -663,13 +676,5 @@ DEVICE void attention_backward_finish(const Params& p) {
       *reinterpret_cast<int4*>(to + i / kPieces * p.dq_stride[1] + i % kPieces * 8) =
           *reinterpret_cast<const int4*>(rows + i / kPieces * kRowWords + i % kPieces * 4);
   }
-  if constexpr (Variant::kRowGradients) {
-    typename Variant::Gradients gradients = {};
-    for (int i = thread; i < min(u.q_len - first, L::kM); i += kThreads) {
-      const i64 at = static_cast<i64>(blockIdx.x) * L::kM + i;
-      Variant::row_gradients(first + i, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(first + i, p, u), gradients);
-    }
-    __syncwarp();
-    Variant::flush(gradients, p, u);
-  }
+  if constexpr (Variant::kRowGradients) add_row_gradients<Config, Variant>(p, u, first);
 }

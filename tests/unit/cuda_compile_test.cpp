@@ -1,4 +1,5 @@
 // Every example and golden program, as CUDA around plain loops, through NVRTC: what is emitted compiles, for both dtypes, packed too.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -73,6 +74,19 @@ TEST_F(CudaCompile, OwnSkeleton) {
     compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, quick_config()), options.arch, path.string());
+  }
+}
+
+TEST_F(CudaCompile, OwnBackwardSkeleton) {
+  for (const char* name : {"flash_sigmoid", "capped", "documents", "causal"}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn"));
+    for (const int dim : {64, 128}) {
+      const GpuKernelOptions options = gpu_options(dim);
+      GpuConfig config;
+      config.block_m = dim == 64 ? 128 : 64;
+      const GpuKernel kernel = emit_gpu_backward(lowered_for(text, options), canonical(text), options, config);
+      compile(kernel, options.arch, fmt::format("{}, head_dim {}", name, dim));
+    }
   }
 }
 
