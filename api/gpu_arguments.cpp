@@ -95,6 +95,10 @@ codegen::GpuProblem gpu_problem(const Problem& problem, int device) {
   gpu.k = contiguous_rows(problem, shape.k_len, shape.kv_heads, shape.head_dim);
   gpu.v = contiguous_rows(problem, shape.k_len, shape.kv_heads, shape.v_dim);
   gpu.out = contiguous_rows(problem, shape.q_len, shape.heads, shape.v_dim);
+  gpu.dout = gpu.out;
+  gpu.dq = gpu.q;
+  gpu.dk = gpu.k;
+  gpu.dv = gpu.v;
   gpu.lse = problem.packed ? GpuStrides{0, problem.total_q, 1} : GpuStrides{shape.heads * shape.q_len, shape.q_len, 1};
   gpu.multiprocessors = known.multiprocessors;
   gpu.l2_bytes = static_cast<int64_t>(known.l2_bytes);
@@ -115,7 +119,6 @@ GpuArguments::GpuArguments(const BoundProgram& bound, const PlanOptions& options
       device_(options.device.ordinal),
       options_(gpu_kernel_options(bound, options)),
       problem_(gpu_problem(*bound.problem, device_)) {
-  if (bound.problem->lengths.empty()) return;  // no sequence
   bind_params(options);
   upload(options);
 }
@@ -126,6 +129,13 @@ void GpuArguments::bind_params(const PlanOptions& options) {
   const Parameters& parameters = *bound_.parameters;
   problem_.params.resize(ir.params.size());
   addresses_.resize(GpuTensorIndex::kParams + ir.params.size());
+  if (bound_.problem->lengths.empty()) {  // no sequence: nobody reads them
+    for (size_t i = 0; i < ir.params.size(); ++i) {
+      problem_.params[i].strides.resize(ir.params[i].dims.size());
+      problem_.params[i].dims.resize(ir.params[i].dims.size(), 1);
+    }
+    return;
+  }
   for (size_t i = 0; i < ir.params.size(); ++i) {
     const codegen::Param& param = ir.params[i];
     codegen::GpuParamBinding& binding = problem_.params[i];

@@ -22,7 +22,7 @@ void warm_up_gpu_forward(const BoundProgram& bound, const PlanOptions& options) 
   if (!has_rows(*bound.problem)) return;
   const codegen::GpuKernelOptions kernel = gpu_kernel_options(bound, options);
   const codegen::GpuProblem problem = gpu_problem(*bound.problem, options.device.ordinal);
-  bound.variant->gpu_kernel(*bound.typed, kernel, codegen::default_config(bound.typed->lowered(), kernel, problem));
+  bound.variant->gpu_kernel(*bound.typed, GpuPass::kForward, kernel, codegen::default_config(bound.typed->lowered(), kernel, problem));
 }
 
 GpuForward::GpuForward(const GpuArguments& arguments, bool tiered)
@@ -56,8 +56,7 @@ runtime::GpuPlan GpuForward::plan_of(const Tier& tier, const Layout& layout) con
 
 // The tier's code is there.
 void GpuForward::load(Tier& tier, const Layout& layout) const {
-  tier.executor =
-      std::make_unique<runtime::GpuExecutor>(plan_of(tier, layout), std::span(&tier.code->binary, 1), arguments_.device());
+  tier.executor = std::make_unique<runtime::GpuExecutor>(plan_of(tier, layout), std::span(&tier.code->binary, 1), arguments_.device());
 }
 
 std::unique_ptr<GpuForward::Launcher> GpuForward::make(const Layout& layout) const {
@@ -67,9 +66,9 @@ std::unique_ptr<GpuForward::Launcher> GpuForward::make(const Layout& layout) con
   made->layout = layout;
   Tier& tuned = made->tuned;
   tuned.config = codegen::default_config(bound.typed->lowered(), options, problem_of(layout));
-  if (tiered_) tuned.code = bound.variant->stored_gpu_kernel(*bound.typed, options, tuned.config);
+  if (tiered_) tuned.code = bound.variant->stored_gpu_kernel(*bound.typed, GpuPass::kForward, options, tuned.config);
   if (!tiered_ || (bound.variant->forbid_jit && !tuned.code->binary)) {
-    tuned.code = bound.variant->gpu_kernel(*bound.typed, options, tuned.config);
+    tuned.code = bound.variant->gpu_kernel(*bound.typed, GpuPass::kForward, options, tuned.config);
   }
   made->workspace_bytes = plan_of(tuned, layout).workspace_bytes;
   made->has_index_flag = has_field(tuned.code->kernel, "index_flag");
@@ -81,7 +80,7 @@ std::unique_ptr<GpuForward::Launcher> GpuForward::make(const Layout& layout) con
   start_tuning(*made);
   Tier& quick = made->quick;
   quick.config = codegen::quick_config();
-  quick.code = bound.variant->gpu_kernel(*bound.typed, options, quick.config);
+  quick.code = bound.variant->gpu_kernel(*bound.typed, GpuPass::kForward, options, quick.config);
   load(quick, layout);
   made->workspace_bytes = std::max(made->workspace_bytes, quick.executor->workspace_bytes());
   const Tier* none = nullptr;
@@ -95,7 +94,7 @@ void GpuForward::start_tuning(Launcher& launcher) const {
     const BoundProgram& bound = arguments_.bound();
     try {
       Tier& tuned = launcher.tuned;
-      tuned.code = bound.variant->gpu_kernel(*bound.typed, arguments_.options(), tuned.config, cancel);
+      tuned.code = bound.variant->gpu_kernel(*bound.typed, GpuPass::kForward, arguments_.options(), tuned.config, cancel);
       load(tuned, launcher.layout);
       launcher.current = &tuned;
     } catch (const std::exception& error) {
@@ -142,8 +141,8 @@ void GpuForward::run(const Tensors& tensors, void* stream, void* workspace) cons
 std::string GpuForward::describe() const {
   if (is_empty_) return fmt::format("cuda:{}, no rows", arguments_.device());
   const Launcher& first = *launchers_.front();
-  std::string text = fmt::format("cuda:{}, {}", arguments_.device(), gpu_config_text(first.tuned.config));
-  if (first.quick.executor) text += fmt::format(", at first {}", gpu_config_text(first.quick.config));
+  std::string text = fmt::format("cuda:{}, {}", arguments_.device(), gpu_config_text(GpuPass::kForward, first.tuned.config));
+  if (first.quick.executor) text += fmt::format(", at first {}", gpu_config_text(GpuPass::kForward, first.quick.config));
   return text;
 }
 

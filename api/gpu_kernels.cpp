@@ -8,9 +8,21 @@
 #include "codegen/cuda_emitter.h"
 
 namespace attune {
+namespace {
 
-std::string gpu_config_text(const codegen::GpuConfig& config) {
+codegen::GpuKernel emit(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
+                        const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+  return pass == GpuPass::kForward ? codegen::emit_gpu_forward(lowered, canonical, options, config)
+                                   : codegen::emit_gpu_backward(lowered, canonical, options, config);
+}
+
+}  // namespace
+
+std::string gpu_config_text(GpuPass pass, const codegen::GpuConfig& config) {
   const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
+  if (pass == GpuPass::kBackward) {
+    return fmt::format("{} backward {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages);
+  }
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
   if (config.stale) text += ", stale softmax";
@@ -18,17 +30,17 @@ std::string gpu_config_text(const codegen::GpuConfig& config) {
   return text;
 }
 
-std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+std::string gpu_kernel_text(GpuPass pass, const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
   return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
-                     options.v_dim, gpu_config_text(config), options.packed ? ", packed" : "",
+                     options.v_dim, gpu_config_text(pass, config), options.packed ? ", packed" : "",
                      options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "");
 }
 
-std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
                                                     const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
                                                     bool forbid_jit, std::stop_token cancel) {
   auto code = std::make_shared<GpuKernelCode>();
-  code->kernel = codegen::emit_gpu_forward(lowered, canonical, options, config);
+  code->kernel = emit(lowered, canonical, pass, options, config);
   const runtime::GpuSource source = {code->kernel.source, options.arch};
   const runtime::ObjectCache cache = open_object_cache();
   std::string dump_name;
@@ -38,7 +50,7 @@ std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowe
   }
   if (forbid_jit) {
     code->binary = runtime::stored_gpu_binary(source, cache);
-    if (!code->binary) fail_forbidden(fmt::format("kernel '{}' ({})", code->kernel.name, gpu_kernel_text(options, config)), cache);
+    if (!code->binary) fail_forbidden(fmt::format("kernel '{}' ({})", code->kernel.name, gpu_kernel_text(pass, options, config)), cache);
   } else {
     code->binary = runtime::get_gpu_binary(source, cache, {always_compiles(), std::move(cancel)});
   }
@@ -46,10 +58,10 @@ std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowe
   return code;
 }
 
-std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
                                                        const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
   auto code = std::make_shared<GpuKernelCode>();
-  code->kernel = codegen::emit_gpu_forward(lowered, canonical, options, config);
+  code->kernel = emit(lowered, canonical, pass, options, config);
   if (!always_compiles()) code->binary = runtime::stored_gpu_binary({code->kernel.source, options.arch}, open_object_cache());
   return code;
 }

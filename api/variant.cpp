@@ -114,20 +114,23 @@ std::shared_ptr<const GpuKernelCode> Variant::Impl::known_gpu_kernel(const std::
   return known == gpu_kernels.end() ? nullptr : known->second;
 }
 
-std::shared_ptr<const GpuKernelCode> Variant::Impl::gpu_kernel(const TypedProgram& typed, const codegen::GpuKernelOptions& options,
-                                                               const codegen::GpuConfig& config, std::stop_token cancel) const {
-  const std::string key = gpu_kernel_text(options, config);
+std::shared_ptr<const GpuKernelCode> Variant::Impl::gpu_kernel(const TypedProgram& typed, GpuPass pass,
+                                                               const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
+                                                               std::stop_token cancel) const {
+  const std::string key = gpu_kernel_text(pass, options, config);
   if (auto known = known_gpu_kernel(key)) return known;
-  std::shared_ptr<const GpuKernelCode> made = get_gpu_kernel(typed.lowered(), canonical, options, config, forbid_jit, std::move(cancel));
+  std::shared_ptr<const GpuKernelCode> made =
+      get_gpu_kernel(typed.lowered(), canonical, pass, options, config, forbid_jit, std::move(cancel));
   const std::lock_guard lock(mutex);
   return gpu_kernels.try_emplace(key, std::move(made)).first->second;
 }
 
-std::shared_ptr<const GpuKernelCode> Variant::Impl::stored_gpu_kernel(const TypedProgram& typed, const codegen::GpuKernelOptions& options,
+std::shared_ptr<const GpuKernelCode> Variant::Impl::stored_gpu_kernel(const TypedProgram& typed, GpuPass pass,
+                                                                      const codegen::GpuKernelOptions& options,
                                                                       const codegen::GpuConfig& config) const {
-  const std::string key = gpu_kernel_text(options, config);
+  const std::string key = gpu_kernel_text(pass, options, config);
   if (auto known = known_gpu_kernel(key)) return known;
-  std::shared_ptr<const GpuKernelCode> made = attune::stored_gpu_kernel(typed.lowered(), canonical, options, config);
+  std::shared_ptr<const GpuKernelCode> made = attune::stored_gpu_kernel(typed.lowered(), canonical, pass, options, config);
   if (!made->binary) return made;
   const std::lock_guard lock(mutex);
   return gpu_kernels.try_emplace(key, std::move(made)).first->second;

@@ -44,7 +44,16 @@ class Shape(C.Structure):
 class PlanOptions(C.Structure):
     _fields_ = [("size", C.c_size_t), ("dtype", C.c_int32), ("device_kind", C.c_int32), ("device_ordinal", C.c_int32), ("accuracy", C.c_int32),
                 ("params", C.POINTER(Param)), ("param_count", C.c_int32), ("cu_q", C.POINTER(C.c_int32)), ("cu_k", C.POINTER(C.c_int32)),
-                ("tiered", C.c_int32), ("reserved", C.c_int32)]
+                ("tiered", C.c_int32), ("backward", C.c_int32)]
+
+
+class Gradient(C.Structure):
+    _fields_ = [("name", C.c_char_p), ("tensor", C.POINTER(Tensor))]
+
+
+class BackwardTensors(C.Structure):
+    _fields_ = [("size", C.c_size_t)] + [(name, C.POINTER(Tensor)) for name in ("q", "k", "v", "out", "lse", "dout", "dq", "dk", "dv")] + [
+        ("gradients", C.POINTER(Gradient)), ("gradient_count", C.c_int32)]
 
 
 class AttuneError(RuntimeError):
@@ -108,6 +117,8 @@ class Library:
         self.c.attune_compile.argtypes = [C.c_char_p, C.POINTER(Param), C.c_int32, C.POINTER(C.c_void_p)]
         self.c.attune_plan_make.argtypes = [C.c_void_p, C.POINTER(Shape), C.POINTER(PlanOptions), C.POINTER(C.c_void_p)]
         self.c.attune_plan_forward.argtypes = [C.c_void_p] + [C.POINTER(Tensor)] * 5 + [C.c_void_p] * 2
+        self.c.attune_plan_backward_workspace_size.argtypes = [C.c_void_p, C.POINTER(C.c_size_t)]
+        self.c.attune_plan_backward.argtypes = [C.c_void_p, C.POINTER(BackwardTensors)] + [C.c_void_p] * 2
         found = self.c.attune_abi_version()
         if found != ABI_VERSION:
             raise AttuneError(f"{self.path}: ABI version {found}, expected {ABI_VERSION}")
@@ -132,17 +143,17 @@ class Program:
         if getattr(self, "handle", None):
             self.library.c.attune_program_release(self.handle)
 
-    def plan(self, shape, dtype="bf16", device="cuda", ordinal=0, accuracy="fast", params=None, cu_q=None, cu_k=None, tiered=False):
-        return Plan(self, shape, dtype, device, ordinal, accuracy, params or {}, cu_q, cu_k, tiered)
+    def plan(self, shape, dtype="bf16", device="cuda", ordinal=0, accuracy="fast", params=None, cu_q=None, cu_k=None, tiered=False, backward=False):
+        return Plan(self, shape, dtype, device, ordinal, accuracy, params or {}, cu_q, cu_k, tiered, backward)
 
 
 class Plan:
-    def __init__(self, program, shape, dtype, device, ordinal, accuracy, params, cu_q, cu_k, tiered):
+    def __init__(self, program, shape, dtype, device, ordinal, accuracy, params, cu_q, cu_k, tiered, backward):
         self.program, self.library, self.handle = program, program.library, C.c_void_p()
         self.params = make_params(params)
         offsets = [None if cu is None else (C.c_int32 * len(cu))(*cu) for cu in (cu_q, cu_k)]
         options = PlanOptions(C.sizeof(PlanOptions), DTYPES[dtype], DEVICES[device], ordinal, ACCURACIES[accuracy], self.params, len(params),
-                              *(None if cu is None else C.cast(cu, C.POINTER(C.c_int32)) for cu in offsets), tiered)
+                              *(None if cu is None else C.cast(cu, C.POINTER(C.c_int32)) for cu in offsets), tiered, backward)
         self.library.check(self.library.c.attune_plan_make(program.handle, C.byref(shape), C.byref(options), C.byref(self.handle)))
 
     def __del__(self):
@@ -160,6 +171,30 @@ class Plan:
 
     def workspace_size(self):
         return self.library.c.attune_plan_workspace_size(self.handle)
+
+    def backward_workspace_size(self):
+        size = C.c_size_t()
+        self.library.check(self.library.c.attune_plan_backward_workspace_size(self.handle, C.byref(size)))
+        return size.value
+
+    def bind_backward(self, q, k, v, out, lse, dout, dq=None, dk=None, dv=None, gradients=None, stream=0, workspace=None):
+        """A backward call without arguments; out and lse are None for pointwise weights, gradients are tensors by name."""
+        given = (q, k, v, out, lse, dout, dq, dk, dv)
+        tensors = [as_tensor(value) for value in given]
+        named = {name: as_tensor(value) for name, value in (gradients or {}).items()}
+        array = (Gradient * max(1, len(named)))(*((name.encode(), C.pointer(tensor)) for name, tensor in named.items()))
+        call_tensors = BackwardTensors(C.sizeof(BackwardTensors), *(None if tensor is None else C.pointer(tensor) for tensor in tensors), array, len(named))
+        handle, backward, check = self.handle, self.library.c.attune_plan_backward, self.library.check
+        pointer = C.byref(call_tensors)
+        tail = C.c_void_p(stream), C.c_void_p(workspace.data_ptr() if workspace is not None else None)
+
+        def call():
+            status = backward(handle, pointer, *tail)
+            if status:
+                check(status)
+
+        call.keep = (self, given, gradients, workspace, tensors, named, array, call_tensors)
+        return call
 
     def bind(self, q, k, v, out, lse=None, stream=0, workspace=None):
         """A forward call without arguments; its tensors are converted once."""
