@@ -121,19 +121,40 @@ Outcome compare(const Quantity& quantity, const Case& c, Accuracy accuracy,
   return outcome;
 }
 
-std::vector<Outcome> compare_all(const Case& c, const ProblemData& data, const CallResult& got, Accuracy accuracy) {
-  const codegen::Ir ir = reference_ir(c, HeadDims::kConstant);
-  const ReferenceResult want = reference(ir, data);
-  const RoundedGradients model = gradients_of_rounded_ds(ir, data, c.dtype, got.out);
-  std::vector<ReferenceResult> others;
-  const auto make_others = [&]() -> const std::vector<ReferenceResult>& {
-    if (others.empty()) others = others_of(ir, data, got.out, c.seed);
-    return others;
-  };
-  std::vector<Outcome> outcomes;
-  for (const Quantity& quantity : quantities(ir, data, got, want, model)) outcomes.push_back(compare(quantity, c, accuracy, make_others));
-  return outcomes;
-}
+// What the results of a case have to be, made once.
+class Expected {
+ public:
+  // `stored_out`: what the backward pass was given.
+  Expected(const Case& c, const ProblemData& data, std::vector<double> stored_out)
+      : case_(c),
+        data_(data),
+        ir_(reference_ir(c, HeadDims::kConstant)),
+        stored_out_(std::move(stored_out)),
+        want_(reference(ir_, data)),
+        model_(gradients_of_rounded_ds(ir_, data, c.dtype, stored_out_)) {}
+
+  std::vector<Outcome> compare(const CallResult& got, Accuracy accuracy) {
+    std::vector<Outcome> outcomes;
+    for (const Quantity& quantity : quantities(ir_, data_, got, want_, model_)) {
+      outcomes.push_back(numeric::compare(quantity, case_, accuracy, [this]() -> const std::vector<ReferenceResult>& { return others(); }));
+    }
+    return outcomes;
+  }
+
+ private:
+  const std::vector<ReferenceResult>& others() {
+    if (others_.empty()) others_ = others_of(ir_, data_, stored_out_, case_.seed);
+    return others_;
+  }
+
+  const Case& case_;
+  const ProblemData& data_;
+  const codegen::Ir ir_;
+  const std::vector<double> stored_out_;
+  const ReferenceResult want_;
+  const RoundedGradients model_;
+  std::vector<ReferenceResult> others_;
+};
 
 std::vector<Outcome> check(Runner::Problem& problem) {
   const Task& task = problem.task;
@@ -144,25 +165,26 @@ std::vector<Outcome> check(Runner::Problem& problem) {
   problem.description = call.plan().describe();
   call.run(problem.stream);
   call.run_backward(problem.stream);
-  const std::vector<Outcome> first = compare_all(task.c, problem.data, call.backward_result(problem.stream), task.accuracy);
-  if (std::any_of(first.begin(), first.end(), [](const Outcome& outcome) { return outcome.failure.has_value(); })) return first;
-  // Again: it finds what the first call has left in the workspace. A part of the results may be left out.
+  CallResult got = call.backward_result(problem.stream);
+  Expected expected(task.c, problem.data, got.out);
+  std::vector<Outcome> outcomes = expected.compare(got, task.accuracy);
+  if (std::any_of(outcomes.begin(), outcomes.end(), [](const Outcome& outcome) { return outcome.failure.has_value(); })) return outcomes;
+  // Again: it finds what the first call has left in the workspace. A part of the results is left out.
   WantedGradients wanted;
   bool* const parts[] = {&wanted.dq, &wanted.dk, &wanted.dv, &wanted.params};
   *parts[task.c.seed % 4] = false;
   call.run_backward(problem.stream, wanted);
   CallResult again = call.backward_result(problem.stream, wanted);
-  call.run_backward(problem.stream);
-  const CallResult last = call.backward_result(problem.stream);
-  if (!wanted.dq) again.dq = last.dq;
-  if (!wanted.dk) again.dk = last.dk;
-  if (!wanted.dv) again.dv = last.dv;
-  if (!wanted.params) again.param_grads = last.param_grads;
-  std::vector<Outcome> second = compare_all(task.c, problem.data, again, task.accuracy);
-  for (Outcome& outcome : second) {
-    if (outcome.failure) outcome.failure = "the second call: " + *outcome.failure;
+  if (wanted.dq) got.dq = std::move(again.dq);
+  if (wanted.dk) got.dk = std::move(again.dk);
+  if (wanted.dv) got.dv = std::move(again.dv);
+  if (wanted.params) got.param_grads = std::move(again.param_grads);
+  for (Outcome& outcome : expected.compare(got, task.accuracy)) {
+    if (!outcome.failure) continue;
+    outcome.failure = "the second call: " + *outcome.failure;
+    outcomes.push_back(std::move(outcome));
   }
-  return second;
+  return outcomes;
 }
 
 // ---- Cases
