@@ -189,10 +189,11 @@ std::string BackwardVariant::pair_text() const {
   std::string body = statements_text(writer);
   body += cuda_line(4, fmt::format("weight = keeps ? {} : 0.0f;", weight)) + cuda_line(4, fmt::format("dqk = keeps ? {} : 0.0f;", dqk));
   body += raised;
-  if (!added.empty()) body += "    if (!keeps) return;\n" + added;
-  return cuda_function(
-      fmt::format("void pair(float qk, float dp, float lse2, float delta, {}, float& weight, float& dqk, {})", kOfPair, kOfSums), body,
-      true);
+  if (!added.empty()) body += "    if (!kAdds || !keeps) return;\n" + added;
+  return "  template <bool kGuarded, bool kAdds = true>\n" +
+         cuda_function(
+             fmt::format("void pair(float qk, float dp, float lse2, float delta, {}, float& weight, float& dqk, {})", kOfPair, kOfSums),
+             body);
 }
 
 std::string BackwardVariant::dqk_text() const {

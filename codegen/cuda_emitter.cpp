@@ -201,8 +201,7 @@ class GeneratedBackward {
         params_(backward_params(lowered.ir, {.skeleton = config.skeleton,
                                              .packed = options.packed,
                                              .has_extents = variant_.is_searched(),
-                                             .has_index_flag = variant_.has_index_flag(),
-                                             .uses_delta = variant_.uses_delta()})) {
+                                             .has_index_flag = variant_.has_index_flag()})) {
     const std::string name = lowered.ir.name + "_backward";
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();

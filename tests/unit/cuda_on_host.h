@@ -16,7 +16,7 @@
 struct Index {
   unsigned x = 0;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, gridDim;
 
 using std::max;
 using std::min;

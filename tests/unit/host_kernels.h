@@ -1,0 +1,29 @@
+// Generated CUDA compiled for the CPU: the vocabulary's PTX is replaced by cuda_on_host.h; a warp has one lane, threads run one after the
+// other.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "runtime/kernel_plan.h"
+
+namespace attune::codegen {
+
+class HostKernels {
+ public:
+  HostKernels();
+  ~HostKernels();
+  HostKernels(const HostKernels&) = delete;
+  HostKernels& operator=(const HostKernels&) = delete;
+
+  // Runs the launches of a plan, whose only source is `source`, on tensors in the order of GpuPatch::kTensor. An empty tensor is null.
+  // Throws std::runtime_error if the source does not compile.
+  void run(const std::string& source, const runtime::GpuPlan& plan, std::vector<std::vector<std::byte>>& tensors);
+
+ private:
+  std::filesystem::path folder_;
+  int count_ = 0;
+};
+
+}  // namespace attune::codegen
