@@ -235,6 +235,10 @@ std::string BackwardVariant::scale_text() const {
     CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, std::array{scale_});
     value = writer.value(scale_);
     statements = statements_text(writer);
+    // 1 / k_len is infinite where there is no key, and 0 times that is NaN.
+    if (reaches(scale_, Symbol::kQLen) || reaches(scale_, Symbol::kKLen)) {
+      statements += "    if (u.q_len == 0 || u.k_len == 0) return 0.0f;\n";
+    }
   }
   return "  // A factor of the derivatives by qk that dqk() and pair() leave out.\n" +
          cuda_function(fmt::format("float dqk_scale({})", kOfCall), statements + cuda_return(value));

