@@ -147,7 +147,7 @@ uint32_t sm90_backward_shared_bytes(const GpuKernelOptions& options, const GpuCo
 // What Layout in sm80_backward.cuh adds up to; the kernel asserts it.
 uint32_t sm80_backward_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int columns = ceil_to(options.head_dim, 16) + ceil_to(options.v_dim, 16);
-  return static_cast<uint32_t>((16 * config.warpgroups + config.stages * config.block_m) * columns * 2);
+  return static_cast<uint32_t>((16 * config.warpgroups + config.stages * config.block_m) * columns * 2 + 16 * config.warpgroups);
 }
 
 // What is generated of the forward kernel.
@@ -245,6 +245,12 @@ class GeneratedBackward {
   GpuKernel kernel_;
 };
 
+std::string vocabulary(std::initializer_list<const char*> names) {
+  std::string text;
+  for (const char* name : names) text += std::string(device_source(name)) + "\n";
+  return text;
+}
+
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
@@ -252,7 +258,7 @@ GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfi
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {
-    skeleton.vocabulary = device_source("ptx_sm80.cuh");
+    skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
     skeleton.text = device_source("sm80_forward.cuh");
     skeleton.function = "attention_forward_sm80";
   }
@@ -276,15 +282,9 @@ GpuSkeletonText backward_functions(const GpuConfig& config) {
 GpuSkeletonText backward_skeleton(const GpuConfig& config) {
   GpuSkeletonText skeleton = backward_functions(config);
   const bool is_sm90 = config.skeleton == GpuSkeleton::kSm90;
-  skeleton.vocabulary = device_source(is_sm90 ? "ptx_sm90.cuh" : "ptx_sm80.cuh");
+  skeleton.vocabulary = is_sm90 ? vocabulary({"ptx_sm90.cuh"}) : vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
   skeleton.text = device_source(is_sm90 ? "sm90_backward.cuh" : "sm80_backward.cuh");
   return skeleton;
-}
-
-std::string vocabulary(std::initializer_list<const char*> names) {
-  std::string text;
-  for (const char* name : names) text += std::string(device_source(name)) + "\n";
-  return text;
 }
 
 // `layout`: what its last line asserts of its own shared memory, or nothing.

@@ -61,23 +61,28 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 }  // namespace
 
-BackwardCase::BackwardCase(const Case& c, size_t problem, const std::string& arch)
+BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80)
     : case_(c), ir_(reference_ir(c)), data_(random_data(ir_, c, problem)), forward_(forward_of(ir_, data_)) {
   const codegen::Sizes& sizes = data_.sizes;
-  const codegen::GpuConfig config = naive_config();
+  const codegen::GpuConfig config = sm80.value_or(naive_config());
   codegen::GpuKernelOptions options;
-  options.arch = arch;
+  options.arch = "sm_80";
   options.dtype = element_type(c.dtype);
   options.head_dim = c.head_dim;
   options.v_dim = c.v_dim;
   options.packed = data_.shape.packed;
-  codegen::GpuSkeletonText skeleton;
-  skeleton.text = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/naive_backward.cuh");
-  skeleton.prepare = "attention_backward_prepare";
-  skeleton.function = "attention_backward_keys_naive";
-  skeleton.queries = "attention_backward_queries_naive";
-  kernel = codegen::emit_gpu_backward(codegen::lower(reference_ir(c, HeadDims::kConstant)), canonical(c.text), options, config, skeleton);
-  plan.sources.push_back({kernel.source, arch});
+  const codegen::Lowered lowered = codegen::lower(reference_ir(c, HeadDims::kConstant));
+  if (sm80) {
+    kernel = codegen::emit_gpu_backward(lowered, canonical(c.text), options, config);
+  } else {
+    codegen::GpuSkeletonText skeleton;
+    skeleton.text = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/naive_backward.cuh");
+    skeleton.prepare = "attention_backward_prepare";
+    skeleton.function = "attention_backward_keys_naive";
+    skeleton.queries = "attention_backward_queries_naive";
+    kernel = codegen::emit_gpu_backward(lowered, canonical(c.text), options, config, skeleton);
+  }
+  plan.sources.push_back({kernel.source, options.arch});
 
   Fields fields;
   const int64_t blocks_m = ceil_div(sizes.q_len, config.block_m), blocks_n = ceil_div(sizes.k_len, config.block_n);
@@ -117,6 +122,7 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const std::string& arc
                                     {"section_heads", 1}}) {
     fields.integers[name] = {value};
   }
+  fields.integers["vector_loads"] = fields.integers["vector_stores"] = {c.head_dim % 8 == 0 && c.v_dim % 8 == 0 && c.seed % 3 != 0};
   add_params(fields);
 
   const int64_t all_heads = int64_t{sizes.batch} * sizes.heads;

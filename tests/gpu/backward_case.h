@@ -1,5 +1,5 @@
-// One backward pass as kernels around the plain loops of naive_backward.cuh: what to run, and whether the results are right. Out and lse
-// come from the reference.
+// One backward pass as kernels around the plain loops of naive_backward.cuh, or as those of sm_80: what to run, and whether the results are
+// right. Out and lse come from the reference.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ namespace attune::numeric {
 
 class BackwardCase {
  public:
-  // `c.dtype` is f16 or bf16; `problem` is one of its problems.
-  BackwardCase(const Case& c, size_t problem, const std::string& arch = "sm_80");
+  // `c.dtype` is f16 or bf16; `problem` is one of its problems. Without `sm80` plain loops.
+  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt);
 
   codegen::GpuKernel kernel;
   runtime::GpuPlan plan;

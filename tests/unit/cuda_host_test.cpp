@@ -38,38 +38,74 @@ TEST(CudaOnHost, EveryExampleAroundPlainLoops) {
   }
 }
 
+uint64_t number_of(const char* variable, uint64_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
 // Programs of tests/numeric/random_program.h follow the examples. ATTUNE_RANDOM_SEED is the first seed, ATTUNE_RANDOM_COUNT how many
 // follow.
-std::string backward_failure(HostKernels& host, const numeric::Case& c) {
+std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt) {
   for (size_t i = 0; i < c.problems.size(); ++i) {
-    numeric::BackwardCase one(c, i);
-    host.run(one.kernel.source, one.plan, one.tensors);
+    numeric::BackwardCase one(c, i, sm80);
+    host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone);
     if (const auto failure = one.failure()) return fmt::format("problem {}: {}\n{}\n{}", i, *failure, numeric::describe(c), c.text);
   }
   return "";
+}
+
+numeric::Case backward_case(const numeric::Example& example, uint64_t seed) {
+  numeric::Case c;
+  c.text = example.text;
+  c.constants = example.constants;
+  c.seed = seed;
+  c.dtype = seed % 2 == 0 ? DType::kF16 : DType::kBF16;
+  c.head_dim = 16;
+  c.v_dim = 8;
+  const int length = example.any_lengths ? 57 : example.length, k_length = example.any_lengths ? 70 : example.length;
+  c.problems = {{4, 2, false, {length, length}, {k_length, k_length}}};
+  if (example.any_lengths && seed % 4 >= 2) c.problems = {{2, 1, true, {33, 0, 40}, {20, 7, 65}}};
+  return c;
 }
 
 TEST(CudaOnHost, EveryExampleBackwardAroundPlainLoops) {
   HostKernels host;
   uint64_t seed = std::random_device{}();
   for (const numeric::Example& example : numeric::load_examples()) {
-    numeric::Case c;
-    c.text = example.text;
-    c.constants = example.constants;
-    c.seed = ++seed;
-    c.dtype = seed % 2 == 0 ? DType::kF16 : DType::kBF16;
-    c.head_dim = 16;
-    c.v_dim = 8;
-    const int length = example.any_lengths ? 57 : example.length, k_length = example.any_lengths ? 70 : example.length;
-    c.problems = {{4, 2, false, {length, length}, {k_length, k_length}}};
-    if (example.any_lengths && seed % 4 >= 2) c.problems = {{2, 1, true, {33, 0, 40}, {20, 7, 65}}};
-    EXPECT_EQ(backward_failure(host, c), "") << example.name;
+    EXPECT_EQ(backward_failure(host, backward_case(example, ++seed)), "") << example.name;
   }
 }
 
-uint64_t number_of(const char* variable, uint64_t otherwise) {
-  const char* text = std::getenv(variable);
-  return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
+// The skeleton itself, of which these are the greatest programs: a search, a table, sinks and slopes, dropout.
+TEST(CudaOnHost, BackwardSkeletonOfSm80) {
+  struct Tiles {
+    int head_dim, v_dim, warps, block_m, stages;
+  };
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const auto& [name, tiles] : {std::pair<const char*, Tiles>("causal", {16, 16, 2, 32, 2}),
+                                    {"t5_bias", {40, 24, 2, 16, 1}},
+                                    {"capped", {24, 33, 1, 32, 3}},
+                                    {"documents", {32, 32, 2, 16, 2}},
+                                    {"window", {200, 144, 1, 16, 1}},
+                                    {"flash_sigmoid", {64, 64, 4, 32, 2}},
+                                    {"dense_bias", {16, 16, 1, 16, 2}},
+                                    {"sink", {16, 8, 2, 16, 2}},
+                                    {"dilated", {16, 16, 1, 16, 1}}}) {
+    for (const numeric::Example& example : numeric::load_examples()) {
+      if (example.name != name) continue;
+      numeric::Case c = backward_case(example, ++seed);
+      c.head_dim = tiles.head_dim;
+      c.v_dim = tiles.v_dim;
+      GpuConfig config;
+      config.skeleton = GpuSkeleton::kSm80;
+      config.warpgroups = tiles.warps;
+      config.block_m = tiles.block_m;
+      config.block_n = 16 * tiles.warps;
+      config.stages = tiles.stages;
+      EXPECT_EQ(backward_failure(host, c, config), "") << name;
+    }
+  }
 }
 
 TEST(CudaOnHost, RandomProgramsBackwardAroundPlainLoops) {

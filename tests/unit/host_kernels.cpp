@@ -24,21 +24,26 @@ std::string without_ptx(const std::string& source) {
   return std::regex_replace(source.substr(0, end), kFunctionOfPtx, "") + source.substr(end);
 }
 
-std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan) {
+std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, HostThreads threads) {
   std::string source = without_ptx(cuda);
   // Elements of 16 bits are packed by PTX, in structs of their own.
   const size_t first = source.find("// Two numbers of 16 bits"), last = source.find("// What the operators of the language are called");
   source.erase(first, last - first);
-  source = "#include \"cuda_on_host.h\"\n" + std::regex_replace(source, std::regex("kWarp = 32"), "kWarp = 1");
+  const bool is_alone = threads == HostThreads::kAlone;
+  if (is_alone) source = std::regex_replace(source, std::regex("kWarp = 32"), "kWarp = 1");
+  source = (is_alone ? "" : "#define HOST_WARPS\n") + std::string("#include \"cuda_on_host.h\"\n") +
+           (is_alone ? "" : "#include \"cuda_warps_on_host.h\"\n") + source;
   std::set<std::string> names;
   for (const runtime::GpuLaunch& launch : plan.launches) {
     if (!names.insert(launch.kernel).second) continue;
+    const std::string call = fmt::format("{}(*static_cast<const Params*>(p))", launch.kernel);
     source += fmt::format(
-        "\nextern \"C\" void run_{0}(const void* p, unsigned grid, unsigned threads) {{\n"
+        "\nextern \"C\" void run_{}(const void* p, unsigned grid, unsigned threads) {{\n"
         "  gridDim.x = grid;\n"
-        "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)\n"
-        "    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {0}(*static_cast<const Params*>(p));\n}}\n",
-        launch.kernel);
+        "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {{\n    {};\n  }}\n}}\n",
+        launch.kernel,
+        is_alone ? fmt::format("for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {}", call)
+                 : fmt::format("host_run_cta(threads, [p] {{ {}; }})", call));
   }
   return source;
 }
@@ -53,9 +58,10 @@ HostKernels::~HostKernels() {
   fs::remove_all(folder_);
 }
 
-void HostKernels::run(const std::string& source, const runtime::GpuPlan& plan, std::vector<std::vector<std::byte>>& tensors) {
+void HostKernels::run(const std::string& source, const runtime::GpuPlan& plan, std::vector<std::vector<std::byte>>& tensors,
+                      HostThreads threads) {
   const std::string stem = (folder_ / fmt::format("kernel{}", count_++)).string();
-  std::ofstream(stem + ".cpp") << host_source(source, plan);
+  std::ofstream(stem + ".cpp") << host_source(source, plan, threads);
   const std::string command =
       fmt::format("c++ -std=c++20 -O1 -w -fPIC -shared -ffp-contract=off -I{}/tests/unit {}.cpp -o {}.so", ATTUNE_SOURCE_DIR, stem, stem);
   if (std::system(command.c_str()) != 0) throw std::runtime_error("this failed: " + command);

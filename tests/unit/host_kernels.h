@@ -1,5 +1,4 @@
-// Generated CUDA compiled for the CPU: the vocabulary's PTX is replaced by cuda_on_host.h; a warp has one lane, threads run one after the
-// other.
+// Generated CUDA compiled for the CPU: the vocabulary's PTX is replaced by cuda_on_host.h.
 #pragma once
 
 #include <filesystem>
@@ -10,6 +9,11 @@
 
 namespace attune::codegen {
 
+enum class HostThreads : uint8_t {
+  kAlone,  // a warp has one lane, threads run one after the other: for plain loops
+  kWarps,  // as on a GPU, but slowly: for the skeleton of sm_80
+};
+
 class HostKernels {
  public:
   HostKernels();
@@ -19,7 +23,8 @@ class HostKernels {
 
   // Runs the launches of a plan, whose only source is `source`, on tensors in the order of GpuPatch::kTensor. An empty tensor is null.
   // Throws std::runtime_error if the source does not compile.
-  void run(const std::string& source, const runtime::GpuPlan& plan, std::vector<std::vector<std::byte>>& tensors);
+  void run(const std::string& source, const runtime::GpuPlan& plan, std::vector<std::vector<std::byte>>& tensors,
+           HostThreads threads = HostThreads::kAlone);
 
  private:
   std::filesystem::path folder_;
