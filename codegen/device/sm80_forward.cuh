@@ -472,13 +472,6 @@ struct Forward {
     }
   }
 };
-#pragma unroll
-for (int e = 0; e < 8; ++e) {
-  if (e < columns) row_to[8 * piece + e] = static_cast<Raw>(word[e / 2] >> e % 2 * 16);
-}
-}
-}
-;
 
 template <typename Config, typename Variant>
 DEVICE void attention_forward_sm80(const Params& p) {
