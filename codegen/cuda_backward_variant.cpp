@@ -189,10 +189,11 @@ std::string BackwardVariant::pair_text() const {
   std::string body = statements_text(writer);
   body += cuda_line(4, fmt::format("weight = keeps ? {} : 0.0f;", weight)) + cuda_line(4, fmt::format("dqk = keeps ? {} : 0.0f;", dqk));
   body += raised;
-  if (!added.empty()) body += "    if (!keeps) return;\n" + added;
-  return cuda_function(
-      fmt::format("void pair(float qk, float dp, float lse2, float delta, {}, float& weight, float& dqk, {})", kOfPair, kOfSums), body,
-      true);
+  if (!added.empty()) body += "    if (!kAdds || !keeps) return;\n" + added;
+  return "  template <bool kGuarded, bool kAdds = true>\n" +
+         cuda_function(
+             fmt::format("void pair(float qk, float dp, float lse2, float delta, {}, float& weight, float& dqk, {})", kOfPair, kOfSums),
+             body);
 }
 
 std::string BackwardVariant::dqk_text() const {
@@ -234,6 +235,10 @@ std::string BackwardVariant::scale_text() const {
     CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, std::array{scale_});
     value = writer.value(scale_);
     statements = statements_text(writer);
+    // 1 / k_len is infinite where there is no key, and 0 times that is NaN.
+    if (reaches(scale_, Symbol::kQLen) || reaches(scale_, Symbol::kKLen)) {
+      statements += "    if (u.q_len == 0 || u.k_len == 0) return 0.0f;\n";
+    }
   }
   return "  // A factor of the derivatives by qk that dqk() and pair() leave out.\n" +
          cuda_function(fmt::format("float dqk_scale({})", kOfCall), statements + cuda_return(value));

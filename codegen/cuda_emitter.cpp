@@ -148,7 +148,7 @@ uint32_t sm90_backward_shared_bytes(const GpuKernelOptions& options, const GpuCo
 // What Layout in sm80_backward.cuh adds up to; the kernel asserts it.
 uint32_t sm80_backward_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int columns = ceil_to(options.head_dim, 16) + ceil_to(options.v_dim, 16);
-  return static_cast<uint32_t>((16 * config.warpgroups + config.stages * config.block_m) * columns * 2);
+  return static_cast<uint32_t>((16 * config.warpgroups + config.stages * config.block_m) * columns * 2 + 16 * config.warpgroups);
 }
 
 // What is generated of the forward kernel.
@@ -202,8 +202,7 @@ class GeneratedBackward {
         params_(backward_params(lowered.ir, {.skeleton = config.skeleton,
                                              .packed = options.packed,
                                              .has_extents = variant_.is_searched(),
-                                             .has_index_flag = variant_.has_index_flag(),
-                                             .uses_delta = variant_.uses_delta()})) {
+                                             .has_index_flag = variant_.has_index_flag()})) {
     const std::string name = lowered.ir.name + "_backward";
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
@@ -247,15 +246,20 @@ class GeneratedBackward {
   GpuKernel kernel_;
 };
 
+std::string vocabulary(std::initializer_list<const char*> names) {
+  std::string text;
+  for (const char* name : names) text += std::string(device_source(name)) + "\n";
+  return text;
+}
+
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = std::string(device_source("ptx_sm90.cuh")) + "\n" + std::string(device_source("sm90_common.cuh")) + "\n" +
-                          wgmma_forward_text(options, config);
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_forward_text(options, config);
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {
-    skeleton.vocabulary = device_source("ptx_sm80.cuh");
+    skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
     skeleton.text = device_source("sm80_forward.cuh");
     skeleton.function = "attention_forward_sm80";
   }
@@ -276,20 +280,14 @@ GpuSkeletonText backward_functions(const GpuConfig& config) {
   return skeleton;
 }
 
-std::string vocabulary(std::initializer_list<const char*> names) {
-  std::string text;
-  for (const char* name : names) text += std::string(device_source(name)) + "\n";
-  return text;
-}
-
 GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton = backward_functions(config);
   if (config.skeleton == GpuSkeleton::kSm90) {
     skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_backward_text(options, config);
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_backward.cuh"});
   } else {
-    skeleton.vocabulary = device_source("ptx_sm80.cuh");
-    skeleton.text = vocabulary({"backward_prepare.cuh", "sm80_backward.cuh"});
+    skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
+    skeleton.text = device_source("sm80_backward.cuh");
   }
   return skeleton;
 }

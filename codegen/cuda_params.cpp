@@ -135,18 +135,16 @@ ParamsLayout forward_params(const Ir& ir, const GpuParamsOptions& options) {
 }
 
 ParamsLayout backward_params(const Ir& ir, const GpuParamsOptions& options) {
-  const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90, is_softmax = ir.weight_kind == WeightKind::kSoftmax;
+  const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
   ParamsLayout layout;
   if (is_sm90) add_all({"q_map", "k_map", "v_map", "dout_map", "dk_map", "dv_map"}, "TensorMap", layout);
-  add_all({"q", "k", "v", "dout"}, "const Raw*", layout);
-  if (options.uses_delta) layout.add("out", "const Raw*");
+  add_all({"q", "k", "v", "out", "dout"}, "const Raw*", layout);
   add_all({"dq", "dk", "dv"}, "Raw*", layout);
-  if (is_softmax) layout.add("lse", "const float*");
-  if (is_softmax) add_all({"lse2", "delta"}, "float*", layout);
+  layout.add("lse", "const float*");
+  add_all({"lse2", "delta"}, "float*", layout);
   if (is_sm90) layout.add("dq_sum", "float*");
-  add_strides({"q_stride", "k_stride", "v_stride", "dout_stride", "dq_stride", "dk_stride", "dv_stride"}, layout);
-  if (options.uses_delta) add_strides({"out_stride"}, layout);
-  if (is_softmax) add_strides({"lse_stride"}, layout);
+  add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "dout_stride", "dq_stride", "dk_stride", "dv_stride", "lse_stride"},
+              layout);
   add_call(options, {"blocks_m", "blocks_n"}, layout);
   for (const Param& param : ir.params) {
     add_param(param, options.packed, layout);

@@ -39,6 +39,11 @@ std::array<GpuSide, 4> forward_sides(const GpuProblem& problem, const GpuKernelO
            {"out", GpuTensorIndex::kOut, &problem.out, rows_q, problem.heads, options.v_dim}}};
 }
 
+bool has_vector_rows(const GpuSide& side, const GpuProblem& problem) {
+  const auto fits = [](int64_t stride) { return stride * kGpuElementBytes % 16 == 0; };
+  return problem.aligned && side.dim * kGpuElementBytes % 16 == 0 && std::all_of(side.strides->begin(), side.strides->end(), fits);
+}
+
 bool fits_maps(const GpuSide& side, const GpuProblem& problem, const GpuKernelOptions& options) {
   const std::array<int64_t, 3> sizes = {options.packed ? 1 : problem.batch, side.rows, side.heads};
   if (!problem.aligned || side.dim % 8 != 0) return false;

@@ -63,6 +63,9 @@ std::array<GpuSide, 4> forward_sides(const GpuProblem& problem, const GpuKernelO
 // Whether the copy engine can read and write the tensor.
 bool fits_maps(const GpuSide& side, const GpuProblem& problem, const GpuKernelOptions& options);
 
+// Rows that can be copied 16 bytes at a time.
+bool has_vector_rows(const GpuSide& side, const GpuProblem& problem);
+
 // Tiles of `rows` rows and 64 columns, a head and a batch at a time.
 runtime::GpuTensorMap map_of(const GpuSide& side, const GpuProblem& problem, const GpuKernelOptions& options, int rows);
 

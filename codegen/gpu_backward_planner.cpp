@@ -34,6 +34,13 @@ std::array<BackwardSide, 8> backward_sides(const Ir* ir, const GpuProblem& probl
            {{"dv", index(Index::kDV), &problem.dv, v.rows, v.heads, v.dim}, problem.wants_dv, kRowsOfWarp}}};
 }
 
+constexpr size_t kFirstWritten = 5;  // dq
+
+bool all_vectors(const std::array<BackwardSide, 8>& sides, const GpuProblem& problem, size_t begin, size_t end) {
+  return std::all_of(sides.begin() + begin, sides.begin() + end,
+                     [&](const BackwardSide& side) { return !side.is_there || has_vector_rows(side, problem); });
+}
+
 void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argument) {
   const int first = GpuTensorIndex::backward(ir, GpuTensorIndex::kGrads);
   for (size_t i = 0; i < ir.params.size(); ++i) {
@@ -114,13 +121,16 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
 
   GpuLaunch launch;
   GpuArgument argument(kernel, launch);
-  for (const BackwardSide& side : backward_sides(&ir, problem, options, config)) {
+  const auto sides = backward_sides(&ir, problem, options, config);
+  for (const BackwardSide& side : sides) {
     if (!side.is_there) continue;
     const std::string name = side.name;
     if (is_sm90 && side.map_rows > 0) argument.map(name + "_map", map_of(side, problem, options, side.map_rows));
     argument.patch(name, GpuPatch::Kind::kTensor, side.tensor);
     argument.set(name + "_stride", *side.strides);
   }
+  argument.set("vector_loads", int32_t{all_vectors(sides, problem, 0, kFirstWritten)});
+  argument.set("vector_stores", int32_t{all_vectors(sides, problem, kFirstWritten, sides.size())});
   argument.patch("lse", GpuPatch::Kind::kTensor, GpuTensorIndex::kLse);
   argument.set("lse_stride", problem.lse);
   argument.patch("counter", GpuPatch::Kind::kWorkspace, counter);
@@ -149,7 +159,7 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
   add(kernel.prepare_name, side_grid, kernel.side_threads, 0);
   add(kernel.extents_name, ceil_div(blocks_q, kernel.side_threads / 32), kernel.side_threads, 0);
   add(kernel.name, tiles, kernel.threads, kernel.shared_bytes);
-  add(kernel.queries_name, blocks_q, kernel.threads, kernel.shared_bytes);
+  add(kernel.queries_name, ceil_div(problem.q_len, config.block_n) * heads, kernel.threads, kernel.shared_bytes);  // as many rows as keys
   add(kernel.finish_name, side_grid, kernel.side_threads, 0);
   return plan;
 }

@@ -64,7 +64,7 @@ struct GpuKernel {
   // Backward: kernels of the same source and arguments around `name`, in this order; one whose name is empty has nothing to do. `prepare`
   // and `finish` run CTAs of `side_threads` threads, one for each block of block_m queries of each head and batch, and at least one.
   std::string prepare_name;  // lse2 and delta, zeros in the gradients of parameters
-  std::string queries_name;  // sm80: dq, behind `name` and with its threads and shared memory; `name` has dk and dv
+  std::string queries_name;  // sm80: dq, with the threads and shared memory of `name`, which has dk and dv; a CTA has 16 queries a warp
   std::string finish_name;   // sm90: dq from its sums; the gradients of rows
   int side_threads = 0;
 };

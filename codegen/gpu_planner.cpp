@@ -8,18 +8,9 @@
 #include "codegen/gpu_argument.h"
 
 namespace attune::codegen {
-namespace {
 
 using runtime::GpuLaunch;
 using runtime::GpuPatch;
-
-// Rows that can be copied 16 bytes at a time.
-bool has_vector_rows(const GpuSide& side, const GpuProblem& problem) {
-  const auto fits = [](int64_t stride) { return stride * kGpuElementBytes % 16 == 0; };
-  return problem.aligned && side.dim * kGpuElementBytes % 16 == 0 && std::all_of(side.strides->begin(), side.strides->end(), fits);
-}
-
-}  // namespace
 
 bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options) {
   const std::array<GpuSide, 4> all = forward_sides(problem, options);

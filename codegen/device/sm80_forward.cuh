@@ -28,15 +28,6 @@
 //
 // kQuick keeps loops rolled and has one path for masked and full blocks: half the time to compile.
 
-// A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
-// so that ldmatrix reads eight rows of a column of pieces from all banks at once.
-template <int kWidth>
-struct Matrix {
-  static constexpr int kColumns = (kWidth + 15) / 16 * 16, kPieces = kColumns / 8, kPitch = 2 * kColumns;  // pitch in bytes
-  static constexpr int kGroup = kPieces % 8 == 0 ? 8 : kPieces % 4 == 0 ? 4 : 2;
-  static DEVICE int at(int row, int piece) { return row * kPitch + 16 * (piece ^ row / (8 / kGroup) % kGroup); }
-};
-
 // Shared memory, in bytes.
 template <typename Config>
 struct Layout {
@@ -236,7 +227,8 @@ struct Forward {
   // Copies are committed in the order Q, K, V, K, V, ...
   DEVICE void load_q() {
     const Raw* from = p.q + tile.b * p.q_stride[0] + u.first_q * p.q_stride[1] + tile.h * p.q_stride[2];
-    load_rows<Config::kHeadDim, L::kRowsQ>(shared + L::kQ, from, p.q_stride[1], tile.m * L::kRowsQ, u.q_len);
+    load_rows<Config::kHeadDim, L::kRowsQ, L::kThreads, kUnroll>(p.vector_loads, shared + L::kQ, from, p.q_stride[1], tile.m * L::kRowsQ,
+                                                                 u.q_len);
     copy_async_commit();
   }
   DEVICE void load_k(Block block, int stage) {
@@ -249,55 +241,14 @@ struct Forward {
   }
   template <int kWidth>
   DEVICE void load_keys(u32 to, const Raw* from, i64 stride, Block block) {
-    if (block.index >= 0) load_rows<kWidth, Config::kBlockN>(to, from, stride, block.index * Config::kBlockN, u.k_len);
+    if (block.index >= 0)
+      load_rows<kWidth, Config::kBlockN, L::kThreads, kUnroll>(p.vector_loads, to, from, stride, block.index * Config::kBlockN, u.k_len);
     copy_async_commit();
   }
   static DEVICE void await_oldest() {
     copy_async_wait<2 * kStages - 2>();
     __syncthreads();
   }
-
-  // kRows rows from the first on; zeros for those from `end` on.
-  template <int kWidth, int kRows>
-  DEVICE void load_rows(u32 to, const Raw* from, i64 stride, int first, int end) {
-    using M = Matrix<kWidth>;
-    constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
-    const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
-    if (p.vector_loads) {
-#pragma unroll(kUnroll)
-      for (int r = 0; r < kRows; r += kStep) {
-        if (kRows % kStep != 0 && r + own_row >= kRows) break;
-        const int at = first + r + own_row;
-        const Raw* row_from = from + min(at, end - 1) * stride;
-#pragma unroll
-        for (int piece = own_piece; piece < M::kPieces; piece += M::kGroup) {
-          const int columns = kWidth == M::kColumns ? 8 : max(min(kWidth - 8 * piece, 8), 0);
-          copy_async_x4(to + M::at(r + own_row, piece), row_from + (columns > 0 ? 8 * piece : 0), at < end ? 2 * columns : 0);
-        }
-      }
-    } else {
-      load_elements<kWidth, kRows>(to, from, stride, first, end);
-    }
-  }
-  // Rows that may start anywhere. Not inlined: one copy for all that load so.
-  template <int kWidth, int kRows>
-  static __device__ __noinline__ void load_elements(u32 to, const Raw* from, i64 stride, int first, int end) {
-    using M = Matrix<kWidth>;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kRows * M::kPieces; i += L::kThreads) {
-      const int r = i / M::kPieces, piece = i % M::kPieces;
-      const Raw* row_from = from + min(first + r, end - 1) * stride;
-      u32 element[8];
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const int column = 8 * piece + e;
-        element[e] = first + r < end && column < kWidth ? row_from[column] : 0;
-      }
-      store_shared_x4(to + M::at(r, piece), {pair(element[0], element[1]), pair(element[2], element[3]), pair(element[4], element[5]),
-                                             pair(element[6], element[7])});
-    }
-  }
-  static DEVICE int pair(u32 low, u32 high) { return static_cast<int>(low | high << 16); }
 
   // Does a row of this warp keep any key of the block; may a pair of it be masked.
   DEVICE bool keeps_any(Block block) const {
@@ -308,12 +259,6 @@ struct Forward {
     if (Variant::kMask == Mask::kSearch) return !block.is_full;
     const int first_k = block.index * Config::kBlockN;
     return first_k < full.begin || first_k + Config::kBlockN > full.end;
-  }
-
-  template <int kTiles>
-  static DEVICE void clear(float (&x)[kTiles][4]) {
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) x[i][0] = x[i][1] = x[i][2] = x[i][3] = 0.0f;
   }
 
   // A fragment of Q: 16 rows, 16 columns.
@@ -526,19 +471,8 @@ struct Forward {
 #pragma unroll(kUnroll)
     for (int i = lane; i < 16 * M::kPieces; i += kWarp) {
       const int r = i / M::kPieces, piece = i % M::kPieces;
-      if (first_q + r < u.q_len) store_piece(to + r * p.out_stride[1], piece, load_shared_x4(stage + M::at(r, piece)));
-    }
-  }
-  DEVICE void store_piece(Raw* row_to, int piece, int4 words) const {
-    const int columns = min(Config::kVDim - 8 * piece, 8);
-    if (p.vector_stores && columns == 8) {
-      *reinterpret_cast<int4*>(row_to + 8 * piece) = words;
-      return;
-    }
-    const int word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      if (e < columns) row_to[8 * piece + e] = static_cast<Raw>(word[e / 2] >> e % 2 * 16);
+      if (first_q + r < u.q_len)
+        store_piece<Config::kVDim>(p.vector_stores, to + r * p.out_stride[1], piece, load_shared_x4(stage + M::at(r, piece)));
     }
   }
 };

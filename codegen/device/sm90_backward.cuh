@@ -61,7 +61,7 @@ DEVICE KeyTile key_tile_at(int number, const Params& p) {
 
 // What is said of a step, beside its tiles.
 struct Step {
-  enum Flags { kGuarded = 1, kLast = 2 };
+  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4 };
   int block;   // of queries
   int number;  // of the block, over all heads
   int next_h;  // the head of the step behind it
@@ -83,8 +83,7 @@ struct Producer {
   Ring<Config::kStages> j = {0};
 
   // The step that is known but not loaded: it is told of the one behind it.
-  int pending_block = -1, pending_h = 0;
-  bool pending_guarded = false;
+  int pending_block = -1, pending_h = 0, pending_flags = 0;
 
   DEVICE Producer(const Arguments& params, Places places, KeyTile key_tile) : p(params), at(places), tile(key_tile) {}
 
@@ -99,8 +98,10 @@ struct Producer {
     constexpr int kRowBytes = L::kM * 4;
     mbarrier_wait(at(L::kEmptyQ, j.place()), j.parity() ^ 1);
     if (lane == 0) {
-      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT),
-                      {pending_block, number, next_h, (pending_guarded ? Step::kGuarded : 0) | (is_last ? Step::kLast : 0)});
+      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT), {pending_block, number, next_h,
+                                                                     pending_flags | (is_last               ? Step::kLast
+                                                                                      : next_h != pending_h ? Step::kChangesHead
+                                                                                                            : 0)});
       const u32 full = at(L::kFullQ, j.place());
       load<L::kChunksQ, L::kM>(full, at(L::kQ) + j.place() * L::kBytesQ, &p.q_map, row, pending_h, kSoftmax ? kRowBytes : 0);
       if constexpr (kSoftmax) bulk_load(at(L::kLse) + j.place() * kRowBytes, p.lse2 + static_cast<i64>(number) * L::kM, kRowBytes, full);
@@ -119,7 +120,7 @@ struct Producer {
     if (pending_block >= 0) load_pending(u.h, false, u);
     pending_block = block;
     pending_h = u.h;
-    pending_guarded = is_guarded;
+    pending_flags = is_guarded ? Step::kGuarded : 0;
   }
 
   // The blocks of one query head. Those that reach past either end are guarded.
@@ -189,6 +190,7 @@ struct Consumer {
   typename Variant::Column columns[2];  // of this thread's keys: rows r and r + 8 of its warp's 16
   int first_key;
   bool is_fast;  // kSigmoid: by the unit's tanh
+  int flags;     // of the step
   typename Variant::Gradients gradients = {};
   typename Variant::KeyGradients key_gradients[2] = {};
 
@@ -362,7 +364,7 @@ struct Consumer {
       weights_by<kGuarded, Form::kExact>(s, lse);
     }
   }
-  DEVICE bool is_guarded() const { return of_step(j.count, Step::kFlags) & Step::kGuarded; }
+  DEVICE bool is_guarded() const { return flags & Step::kGuarded; }
   DEVICE void weights(float (&s)[kS], const RowValues& lse) {
     if constexpr (Variant::kFromWeight) {
       if (is_guarded()) {
@@ -440,10 +442,10 @@ struct Consumer {
   }
 
   // That of the first step is of nothing, and is thrown away.
-  DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int i) {
+  DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int number, int i) {
     if (static_cast<int>(late.count) < 0) return;
     if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
-    add_dq(dq, of_step(late.count, Step::kNumber), i);
+    add_dq(dq, number, i);
   }
 
   DEVICE void run(const KeyTile& tile) {
@@ -460,6 +462,7 @@ struct Consumer {
     issue_s(s);
     mbarrier_wait(at(L::kFullV), 0);
     issue_dp(dp);
+    flags = of_step(0, Step::kFlags);
     read_ahead(lse, lse_address());
     wait_products<1>(s);
     weights(s, lse);
@@ -475,7 +478,7 @@ struct Consumer {
       convert(s, w);
       publish_ds();
       const Ring<L::kPlacesS> late = {j.count - 1};
-      if (of_step(j.count, Step::kFlags) & Step::kLast) {
+      if (flags & Step::kLast) {
         issue_dv(dv, w);
         issue_dk(dk, dw);
         wait_products<0>(dv, dk);
@@ -483,9 +486,9 @@ struct Consumer {
         finish_dq(dq, {j.count});
         break;
       }
-      if (const int next_h = of_step(j.count, Step::kNextH); next_h != uniform.h) {
+      if (flags & Step::kChangesHead) {
         flush_head();
-        set_head(uniform.b, next_h);
+        set_head(uniform.b, of_step(j.count, Step::kNextH));
       }
       issue_dv(dv, w);
       wait_ds(late);
@@ -496,20 +499,22 @@ struct Consumer {
 #pragma unroll
       for (int i = 1; i < L::kUnitsOfOne; ++i) {
         wait_products<1>(dq);
-        add_late_dq(dq, late, i - 1);
+        add_late_dq(dq, late, of_step(late.count, Step::kNumber), i - 1);
         issue_dq(dq, late, i);
       }
       j.next();
       issue_s(s);
+      const int number = of_step(late.count, Step::kNumber);
       if constexpr (L::kUnitsOfOne == 1) {
         wait_products<2>(dq);
       } else {
         wait_products<1>(dq, dk);
       }
-      add_late_dq(dq, late, L::kUnitsOfOne - 1);
+      add_late_dq(dq, late, number, L::kUnitsOfOne - 1);
       wait_products<1>(dk);
       release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
       issue_dp(dp);
+      flags = of_step(j.count, Step::kFlags);
       read_ahead(lse, lse_address());
       wait_products<1>(s);
       weights(s, lse);

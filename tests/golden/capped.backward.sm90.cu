@@ -12,11 +12,11 @@ struct Config {
 
 struct Params {
   TensorMap q_map, k_map, v_map, dout_map, dk_map, dv_map;
-  const Raw *q, *k, *v, *dout, *out;
+  const Raw *q, *k, *v, *out, *dout;
   Raw *dq, *dk, *dv;
   const float* lse;
   float *lse2, *delta, *dq_sum;
-  i64 q_stride[3], k_stride[3], v_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], out_stride[3], lse_stride[3];
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], lse_stride[3];
   int* counter;
   int batch, heads, kv_heads, q_len, k_len, blocks_m, blocks_n, tiles, section_heads;
   float p_cap;
@@ -75,7 +75,7 @@ struct Variant {
     const float v2 = tanh_accurate(qk * u.scale) * u.cap2 - to_f32(q_idx + (u.k_len - u.q_len) - k_idx) * u.slopes2;
     return exp2_approx(v2 - lse2);
   }
-  template <bool kGuarded>
+  template <bool kGuarded, bool kAdds = true>
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
     const float v3 = tanh_accurate(qk * u.scale);
@@ -84,7 +84,7 @@ struct Variant {
     const float v6 = v5 * (dp - delta);
     weight = keeps ? v5 : 0.0f;
     dqk = keeps ? v6 * (1.0f - v3 * v3) : 0.0f;
-    if (!keeps) return;
+    if (!kAdds || !keeps) return;
     gradients.slopes_h += -(v6 * v4);
   }
   static DEVICE void row_gradients(int q_idx, float lse2, float delta, const Params& p, const Uniform& u, const Row& row,

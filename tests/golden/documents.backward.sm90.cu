@@ -12,11 +12,11 @@ struct Config {
 
 struct Params {
   TensorMap q_map, k_map, v_map, dout_map, dk_map, dv_map;
-  const Raw *q, *k, *v, *dout, *out;
+  const Raw *q, *k, *v, *out, *dout;
   Raw *dq, *dk, *dv;
   const float* lse;
   float *lse2, *delta, *dq_sum;
-  i64 q_stride[3], k_stride[3], v_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], out_stride[3], lse_stride[3];
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], lse_stride[3];
   int* counter;
   void* extents;
   int batch, heads, kv_heads, q_len, k_len, blocks_m, blocks_n, tiles, section_heads;
@@ -69,7 +69,7 @@ struct Variant {
     const float v2 = random_uniform(p.p_seed, u.b, u.h, q_idx, k_idx) < p.p_keep ? u.v1 : 0.0f;
     return exp2_approx(qk * 0.18033688f - lse2) * v2;
   }
-  template <bool kGuarded>
+  template <bool kGuarded, bool kAdds = true>
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
     const float v3 = exp2_approx(qk * 0.18033688f - lse2);

@@ -12,15 +12,16 @@ struct Config {
 
 struct Params {
   TensorMap q_map, k_map, v_map, dout_map, dk_map, dv_map;
-  const Raw *q, *k, *v, *dout;
+  const Raw *q, *k, *v, *out, *dout;
   Raw *dq, *dk, *dv;
-  float* dq_sum;
-  i64 q_stride[3], k_stride[3], v_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3];
+  const float* lse;
+  float *lse2, *delta, *dq_sum;
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], lse_stride[3];
   int* counter;
   int batch, heads, kv_heads, q_len, k_len, blocks_m, blocks_n, tiles, section_heads;
   float p_bias;
 };
-static_assert(sizeof(Params) == 1088);
+static_assert(sizeof(Params) == 1152);
 
 struct Variant {
   static constexpr Weight kWeight = Weight::kSigmoid;
@@ -74,7 +75,7 @@ struct Variant {
       const Column& column, bool keeps) {
     return dp * (weight * (1.0f - weight));
   }
-  template <bool kGuarded>
+  template <bool kGuarded, bool kAdds = true>
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
     const float v1 = sigmoid(qk * 0.125f + p.p_bias);

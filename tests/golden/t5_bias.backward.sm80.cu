@@ -11,11 +11,11 @@ struct Config {
 };
 
 struct Params {
-  const Raw *q, *k, *v, *dout, *out;
+  const Raw *q, *k, *v, *out, *dout;
   Raw *dq, *dk, *dv;
   const float* lse;
   float *lse2, *delta;
-  i64 q_stride[3], k_stride[3], v_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], out_stride[3], lse_stride[3];
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], dout_stride[3], dq_stride[3], dk_stride[3], dv_stride[3], lse_stride[3];
   int *counter, *index_flag;
   int batch, heads, kv_heads, q_len, k_len, blocks_m, blocks_n, tiles, section_heads, vector_loads, vector_stores;
   const float* t_table;
@@ -72,7 +72,7 @@ struct Variant {
       const Column& column, bool keeps) {
     return weight * (dp - delta);
   }
-  template <bool kGuarded>
+  template <bool kGuarded, bool kAdds = true>
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
     bool outside = false;
@@ -86,7 +86,7 @@ struct Variant {
     weight = keeps ? v5 : 0.0f;
     dqk = keeps ? v6 : 0.0f;
     raise(outside && keeps && q_idx < u.q_len, p.index_flag);
-    if (!keeps) return;
+    if (!kAdds || !keeps) return;
     if (p.g_table) gradients.table_h.add(p.g_table + clamped(v4, p.t_table_dim[0],
         outside) * p.g_table_stride[0] + u.h * p.g_table_stride[1], v6);
   }

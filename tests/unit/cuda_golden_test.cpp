@@ -1,5 +1,5 @@
-// What is generated for the programs of tests/golden: <program>.<arch>.cu, <program>.backward.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the environment the files are
-// written instead.
+// What is generated for the programs of tests/golden: <program>.<arch>.cu, <program>.backward.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the
+// environment the files are written instead.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 

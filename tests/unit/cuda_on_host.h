@@ -1,4 +1,5 @@
-// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane.
+// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane, unless
+// HOST_WARPS is defined and cuda_warps_on_host.h follows.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,7 @@
 struct Index {
   unsigned x = 0;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, gridDim;
 
 using std::max;
 using std::min;
@@ -32,16 +33,18 @@ inline float __fdividef(float a, float b) {
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
 }
-inline unsigned long __cvta_generic_to_shared(const void*) {
-  return 0;
-}
 inline float rsqrtf(float x) {
   return 1 / std::sqrt(x);
+}
+#ifndef HOST_WARPS
+inline unsigned long __cvta_generic_to_shared(const void*) {
+  return 0;
 }
 template <typename T>
 T __shfl_xor_sync(unsigned, T x, int) {
   return x;
 }
+#endif
 
 inline void add_global(float* to, float value) {
   *to += value;
