@@ -87,6 +87,11 @@ struct PlanOptions {
   std::map<std::string, Tensor> tensors;  // tensor parameters and `grad` scalars (one f32); must outlive the plan's calls
   const int32_t* cu_q = nullptr;          // packed: batch + 1 offsets on the host, cu[0] = 0, not decreasing; both or neither
   const int32_t* cu_k = nullptr;
+  // GPU: where the tuned forward kernel is not in the cache, plan() returns with one that compiles in a fraction of the time and is as
+  // exact; the tuned one is compiled in the background, and calls that begin after that take it. A captured graph keeps the kernel that it
+  // was captured with. If the background fails, calls go on as they are; Plan::wait_until_tuned has the error.
+  bool tiered = false;
+  bool backward = false;  // plan() compiles the backward pass too; otherwise the first call of it does
 };
 
 // Tensors of one call. q, out, dout, dq are [batch, q_len, heads, dim], k, v, dk, dv are [batch, k_len, kv_heads, dim]; packed: [total,
@@ -102,7 +107,10 @@ struct ForwardTensors {
 struct BackwardTensors {
   Tensor q, k, v, out, lse, dout;             // out and lse: softmax only; lse as the forward pass gave it
   Tensor dq, dk, dv;                          // written; any may be left out
-  std::map<std::string, Tensor> param_grads;  // written (not added to): f32, the shape of the bound parameter
+  std::map<std::string, Tensor> param_grads;  // written (not added to): f32, the shape of the bound parameter, any strides
+  // As in ForwardTensors, the workspace of backward_workspace_bytes(), and not the one of a forward pass.
+  void* stream = nullptr;
+  void* workspace = nullptr;
 };
 
 // A program for fixed shapes and parameters. Calls are safe from several threads, on a GPU each with its own workspace.
@@ -115,13 +123,21 @@ class Plan {
   // On a GPU the call is enqueued, and neither waits nor allocates, so that a graph can capture it; only the first call with strides or
   // addresses that are not multiples of 16 bytes may have to compile another kernel.
   void forward(const ForwardTensors& tensors) const;
-  // Same bits for any number of threads. CPU only.
+  // On the CPU the same bits for any number of threads; on a GPU sums of dq and of gradients of parameters differ in their last bits from
+  // call to call. There it is enqueued as forward() is; a call that a graph captures needs `backward` of PlanOptions or an earlier call,
+  // and a workspace: the first call without one allocates the plan's own.
   void backward(const BackwardTensors& tensors) const;
   // Throws ArgumentError if a call since the last check met a data-dependent index outside its tensor (it was clamped). Waits for the GPU.
   void check() const;
 
-  size_t workspace_bytes() const;  // of device memory, 0 on the CPU
-  std::string describe() const;    // "cuda:0, sm90 128x128x2, stale softmax"; "cpu, znver4, 16 threads"
+  // A tiered plan: whether calls run tuned kernels by now; and wait for that, or throw what stopped their compilation (EnvironmentError).
+  // Another plan's are tuned from the start. A plan that is destroyed before cancels the compilation.
+  bool is_tuned() const;
+  void wait_until_tuned() const;
+
+  size_t workspace_bytes() const;           // of device memory for forward(), 0 on the CPU
+  size_t backward_workspace_bytes() const;  // for backward(); compiles nothing
+  std::string describe() const;             // "cuda:0, sm90 128x128x2, stale softmax"; "cpu, znver4, 16 threads"
 
   struct Impl;
   explicit Plan(std::unique_ptr<Impl> impl);
@@ -142,7 +158,8 @@ class Variant {
   Plan plan(const Shape& shape, const PlanOptions& options = {}) const;
   // The same on a thread of its own; what `options` points to stays until it is done. The future's destructor waits.
   std::future<Plan> plan_async(const Shape& shape, const PlanOptions& options = {}) const;
-  // Puts the forward kernel of such plans into the cache. Parameters may be missing, lengths may be any.
+  // Puts the kernels of such plans into the cache: forward and, if `options` say so, backward. Parameters may be missing, lengths may be
+  // any.
   void warm_up(const Shape& shape, const PlanOptions& options = {}) const;
 
   struct Impl;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstring>
 #include <memory>
 
 #include "api/attune.h"
@@ -97,22 +99,33 @@ const attune::ParamInfo* find(const attune::Variant& variant, std::string_view n
   return nullptr;
 }
 
-attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan_options* given) {
-  attune::PlanOptions options;
-  if (!given) return options;
-  if (given->size != sizeof(attune_plan_options)) {
-    throw ArgumentError(fmt::format("attune_plan_options: size is {}, expected {}; the header is of another version", given->size,
-                                    sizeof(attune_plan_options)));
+// Those of any version of the header that this library knows; what an older one does not have is 0.
+attune_plan_options known_options(const attune_plan_options& given) {
+  attune_plan_options known = {};
+  constexpr size_t kLeast = offsetof(attune_plan_options, tiered);
+  if (given.size < kLeast || given.size > sizeof(known)) {
+    throw ArgumentError(fmt::format("attune_plan_options: size is {}, expected {}..{}; the header is of another version", given.size,
+                                    kLeast, sizeof(known)));
   }
-  options.dtype = enum_of<attune::DType>(given->dtype, ATTUNE_U8, "dtype");
-  options.device.kind = enum_of<attune::Device::Kind>(given->device_kind, ATTUNE_CUDA, "device_kind");
-  options.device.ordinal = given->device_ordinal;
-  options.accuracy = enum_of<attune::Accuracy>(given->accuracy, ATTUNE_HIGH, "accuracy");
-  options.cu_q = given->cu_q;
-  options.cu_k = given->cu_k;
-  check_params(given->params, given->param_count);
-  for (int32_t i = 0; i < given->param_count; ++i) {
-    const attune_param& param = given->params[i];
+  std::memcpy(&known, &given, given.size);
+  return known;
+}
+
+attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan_options* argument) {
+  attune::PlanOptions options;
+  if (!argument) return options;
+  const attune_plan_options given = known_options(*argument);
+  options.tiered = enum_of<bool>(given.tiered, 1, "tiered");
+  options.backward = enum_of<bool>(given.backward, 1, "backward");
+  options.dtype = enum_of<attune::DType>(given.dtype, ATTUNE_U8, "dtype");
+  options.device.kind = enum_of<attune::Device::Kind>(given.device_kind, ATTUNE_CUDA, "device_kind");
+  options.device.ordinal = given.device_ordinal;
+  options.accuracy = enum_of<attune::Accuracy>(given.accuracy, ATTUNE_HIGH, "accuracy");
+  options.cu_q = given.cu_q;
+  options.cu_k = given.cu_k;
+  check_params(given.params, given.param_count);
+  for (int32_t i = 0; i < given.param_count; ++i) {
+    const attune_param& param = given.params[i];
     if (param.tensor) {
       options.tensors[param.name] = tensor_of(param.tensor, fmt::format("parameter '{}'", param.name));
     } else {
@@ -172,8 +185,27 @@ void attune_plan_release(attune_plan* plan) {
   delete plan;
 }
 
+int32_t attune_plan_is_tuned(const attune_plan* plan) {
+  return plan && plan->plan.is_tuned() ? 1 : 0;
+}
+
+attune_status attune_plan_wait_until_tuned(const attune_plan* plan) {
+  return guarded([&] {
+    expect_given(plan, "plan");
+    plan->plan.wait_until_tuned();
+  });
+}
+
 size_t attune_plan_workspace_size(const attune_plan* plan) {
   return plan ? plan->plan.workspace_bytes() : 0;
+}
+
+attune_status attune_plan_backward_workspace_size(const attune_plan* plan, size_t* size) {
+  return guarded([&] {
+    expect_given(plan, "plan");
+    expect_given(size, "size");
+    *size = plan->plan.backward_workspace_bytes();
+  });
 }
 
 const char* attune_plan_describe(const attune_plan* plan) {
@@ -186,5 +218,36 @@ attune_status attune_plan_forward(const attune_plan* plan, const attune_tensor* 
     expect_given(plan, "plan");
     plan->plan.forward({tensor_of(q, "tensor 'q'"), tensor_of(k, "tensor 'k'"), tensor_of(v, "tensor 'v'"), tensor_of(out, "tensor 'out'"),
                         tensor_of(lse, "tensor 'lse'"), stream, workspace});
+  });
+}
+
+attune_status attune_plan_backward(const attune_plan* plan, const attune_backward_tensors* tensors, void* stream, void* workspace) {
+  return guarded([&] {
+    expect_given(plan, "plan");
+    expect_given(tensors, "tensors");
+    if (tensors->size != sizeof(*tensors)) {
+      throw ArgumentError(fmt::format("attune_backward_tensors: size is {}, expected {}; the header is of another version", tensors->size,
+                                      sizeof(*tensors)));
+    }
+    if (tensors->gradient_count < 0) throw ArgumentError(fmt::format("{} gradients, expected 0 or more", tensors->gradient_count));
+    if (tensors->gradient_count > 0) expect_given(tensors->gradients, "the array of gradients");
+    attune::BackwardTensors call;
+    call.q = tensor_of(tensors->q, "tensor 'q'");
+    call.k = tensor_of(tensors->k, "tensor 'k'");
+    call.v = tensor_of(tensors->v, "tensor 'v'");
+    call.out = tensor_of(tensors->out, "tensor 'out'");
+    call.lse = tensor_of(tensors->lse, "tensor 'lse'");
+    call.dout = tensor_of(tensors->dout, "tensor 'dout'");
+    call.dq = tensor_of(tensors->dq, "tensor 'dq'");
+    call.dk = tensor_of(tensors->dk, "tensor 'dk'");
+    call.dv = tensor_of(tensors->dv, "tensor 'dv'");
+    for (int32_t i = 0; i < tensors->gradient_count; ++i) {
+      const attune_gradient& gradient = tensors->gradients[i];
+      expect_given(gradient.name, fmt::format("the name of gradient {}", i).c_str());
+      call.param_grads[gradient.name] = tensor_of(gradient.tensor, fmt::format("gradient of '{}'", gradient.name));
+    }
+    call.stream = stream;
+    call.workspace = workspace;
+    plan->plan.backward(call);
   });
 }

@@ -1,5 +1,5 @@
-/* The stable C ABI of Attune: compile -> plan -> forward, on the CPU or an NVIDIA GPU. Everything is plain data; no header of CUDA is
- * needed.
+/* The stable C ABI of Attune: compile -> plan -> forward and backward, on the CPU or an NVIDIA GPU. Everything is plain data; no header of
+ * CUDA is needed.
  *
  * Functions that can fail return an attune_status; attune_last_error() then has the whole message, of this thread. Handles are released by
  * the function of their name; releasing null does nothing. Calls on one plan are safe from several threads, each with its own workspace. */
@@ -56,6 +56,9 @@ typedef struct attune_plan_options {
   const attune_param* params;
   int32_t param_count;
   const int32_t *cu_q, *cu_k; /* packed sequences: batch + 1 offsets in host memory; both or neither */
+  /* The size may end here: then what follows is 0. */
+  int32_t tiered;   /* GPU: 1: not yet compiled, the plan starts with a kernel that compiles faster; the tuned one follows by itself */
+  int32_t backward; /* 1: the backward pass is compiled with the plan, not by its first call */
 } attune_plan_options;
 
 typedef struct attune_program attune_program;
@@ -74,8 +77,15 @@ attune_status attune_plan_make(const attune_program* program, const attune_shape
                                attune_plan** plan);
 void attune_plan_release(attune_plan* plan);
 
+/* A tiered plan: 1 if calls run tuned kernels by now, else 0; and wait for that, or get the error that stopped their compilation. Other
+ * plans are tuned from the start. Release cancels the compilation. */
+int32_t attune_plan_is_tuned(const attune_plan* plan);
+attune_status attune_plan_wait_until_tuned(const attune_plan* plan);
+
 /* Bytes of device memory that a call wants, 16-aligned, zero before the first call; each call leaves it zero where that matters. */
 size_t attune_plan_workspace_size(const attune_plan* plan);
+/* The same of a backward call, which needs its own; compiles nothing. */
+attune_status attune_plan_backward_workspace_size(const attune_plan* plan, size_t* size);
 /* One line: device, skeleton, tiles. Valid as long as the plan. */
 const char* attune_plan_describe(const attune_plan* plan);
 
@@ -84,6 +94,24 @@ const char* attune_plan_describe(const attune_plan* plan);
  * GPU. */
 attune_status attune_plan_forward(const attune_plan* plan, const attune_tensor* q, const attune_tensor* k, const attune_tensor* v,
                                   const attune_tensor* out, const attune_tensor* lse, void* stream, void* workspace);
+
+/* The gradient of a `grad` parameter: f32, the shape of the bound parameter, any strides. */
+typedef struct attune_gradient {
+  const char* name;
+  const attune_tensor* tensor;
+} attune_gradient;
+
+/* Shapes and dtypes as in attune_plan_forward; `out` and `lse` of softmax only, as the forward pass gave them. Written, not added to: dq as
+ * q, dk as k, dv as v, each may be null, and `gradients`. */
+typedef struct attune_backward_tensors {
+  size_t size; /* sizeof(attune_backward_tensors) */
+  const attune_tensor *q, *k, *v, *out, *lse, *dout;
+  const attune_tensor *dq, *dk, *dv;
+  const attune_gradient* gradients;
+  int32_t gradient_count;
+} attune_backward_tensors;
+
+attune_status attune_plan_backward(const attune_plan* plan, const attune_backward_tensors* tensors, void* stream, void* workspace);
 
 #ifdef __cplusplus
 }

@@ -180,7 +180,7 @@ GpuResourceReport gpu_resources(std::string_view text, const ExplainOptions& opt
   const GpuForwardKernel forward = gpu_forward_kernel(parse_program(options.compile.file_name, source), source, options);
   const runtime::CompiledGpu compiled = runtime::compile_gpu(forward.source());
   GpuResourceReport report;
-  report.config = gpu_kernel_text(forward.options, forward.config);
+  report.config = gpu_kernel_text(GpuPass::kForward, forward.options, forward.config);
   report.compile_seconds = compiled.seconds;
   report.warnings = compiled.warnings;
   for (const runtime::GpuLaunch& launch : gpu_launches(forward, options.shape).launches) {

@@ -8,38 +8,47 @@
 #include "codegen/cuda_emitter.h"
 
 namespace attune {
-
 namespace {
 
-std::string tile_text(const codegen::GpuConfig& config) {
+codegen::GpuKernel emit(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
+                        const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+  return pass == GpuPass::kForward ? codegen::emit_gpu_forward(lowered, canonical, options, config)
+                                   : codegen::emit_gpu_backward(lowered, canonical, options, config);
+}
+
+std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
   const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
-  std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m(), config.block_n, config.stages);
+  if (pass == GpuPass::kBackward) {
+    return fmt::format("{} backward {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages);
+  }
+  std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
   if (config.stale) text += ", stale softmax";
+  if (config.quick) text += ", quick";
   return text;
 }
 
 }  // namespace
 
-std::string gpu_config_text(const codegen::GpuConfig& config) {
-  std::string text = tile_text(config);
+std::string gpu_config_text(GpuPass pass, const codegen::GpuConfig& config) {
+  std::string text = tile_text(pass, config);
   if (config.splits > 1) text += fmt::format(", {} splits", config.splits);
   if (config.tile_heads > 1) text += fmt::format(", {} heads a tile", config.tile_heads);
   return text;
 }
 
-std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+std::string gpu_kernel_text(GpuPass pass, const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
   return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
-                     options.v_dim, tile_text(config), config.splits > 0 ? ", splits" : "",
+                     options.v_dim, tile_text(pass, config), config.splits > 0 ? ", splits" : "",
                      config.tile_heads > 1 ? ", heads of a key head a tile" : "", options.packed ? ", packed" : "",
                      options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "");
 }
 
-std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
                                                     const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
-                                                    bool forbid_jit) {
+                                                    bool forbid_jit, std::stop_token cancel) {
   auto code = std::make_shared<GpuKernelCode>();
-  code->kernel = codegen::emit_gpu_forward(lowered, canonical, options, config);
+  code->kernel = emit(lowered, canonical, pass, options, config);
   const runtime::GpuSource source = {code->kernel.source, options.arch};
   const runtime::ObjectCache cache = open_object_cache();
   std::string dump_name;
@@ -49,11 +58,19 @@ std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowe
   }
   if (forbid_jit) {
     code->binary = runtime::stored_gpu_binary(source, cache);
-    if (!code->binary) fail_forbidden(fmt::format("kernel '{}' ({})", code->kernel.name, gpu_kernel_text(options, config)), cache);
+    if (!code->binary) fail_forbidden(fmt::format("kernel '{}' ({})", code->kernel.name, gpu_kernel_text(pass, options, config)), cache);
   } else {
-    code->binary = runtime::get_gpu_binary(source, cache, {always_compiles(), {}});
+    code->binary = runtime::get_gpu_binary(source, cache, {always_compiles(), std::move(cancel)});
   }
   if (has_dump_folder()) dump(dump_name + ".cubin", code->binary->cubin);
+  return code;
+}
+
+std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
+                                                       const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
+  auto code = std::make_shared<GpuKernelCode>();
+  code->kernel = emit(lowered, canonical, pass, options, config);
+  if (!always_compiles()) code->binary = runtime::stored_gpu_binary({code->kernel.source, options.arch}, open_object_cache());
   return code;
 }
 

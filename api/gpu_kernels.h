@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "codegen/gpu_kernel.h"
@@ -12,18 +13,23 @@ namespace attune {
 
 struct GpuKernelCode {
   codegen::GpuKernel kernel;
-  std::shared_ptr<const runtime::GpuBinary> binary;
+  std::shared_ptr<const runtime::GpuBinary> binary;  // null: not compiled
 };
 
-// "sm_90a, bf16, head_dim 64, v_dim 64, sm90 128x128x2, stale softmax": what a kernel is specialised by beside its program.
-std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config);
+enum class GpuPass : uint8_t { kForward, kBackward };
+
 // "sm90 128x128x2, stale softmax"; "sm80 64x64x2, 8 splits, 4 heads a tile": also what only a launch knows.
-std::string gpu_config_text(const codegen::GpuConfig& config);
+std::string gpu_config_text(GpuPass pass, const codegen::GpuConfig& config);
+// "sm_90a, bf16, head_dim 64, v_dim 64, sm90 128x128x2, stale softmax": what a kernel is specialised by beside its program.
+std::string gpu_kernel_text(GpuPass pass, const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config);
 
 // $ATTUNE_ALWAYS_COMPILE and $ATTUNE_DUMP (.cu and .cubin) as for the CPU. Throws EnvironmentError: NVRTC is missing or fails, or the
 // kernel is not in the cache and `forbid_jit`.
-std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical,
+std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
                                                     const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
-                                                    bool forbid_jit);
+                                                    bool forbid_jit, std::stop_token cancel = {});
+// The same without compiling: with the machine code that is in the cache, or none.
+std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,
+                                                       const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config);
 
 }  // namespace attune

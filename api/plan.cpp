@@ -1,8 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 
+#include "api/gpu_backward.h"
 #include "api/gpu_forward.h"
 #include "api/plan_impl.h"
 #include "api/tensors.h"
@@ -24,6 +26,10 @@ codegen::CpuKernelOptions kernel_options(const Shape& shape, DType dtype, runtim
   options.pass = pass;
   options.want_param_grads = want_param_grads;
   return options;
+}
+
+bool has_grad_params(const Variant::Impl& variant) {
+  return std::any_of(variant.params.begin(), variant.params.end(), [](const ParamInfo& param) { return param.is_grad; });
 }
 
 void copy_strides(int64_t (&to)[3], const RowTensor& from) {
@@ -60,9 +66,12 @@ struct Plan::Impl {
         out_rule(rule("out", true, shape.v_dim, Access::kWrite)),
         lse_rule(make_lse_rule()) {
     if (options.device.kind == Device::kCuda) {
-      gpu = std::make_unique<const GpuForward>(bound, options);
+      gpu_arguments = std::make_unique<const GpuArguments>(bound, options);
+      gpu = std::make_unique<const GpuForward>(*gpu_arguments, options.tiered);
+      if (options.backward) gpu_backward().compile();
     } else {
       forward_kernel = kernel(runtime::CpuPass::kForward, false);
+      if (options.backward) backward_kernel(has_grad_params(*bound.variant));
     }
   }
 
@@ -79,6 +88,13 @@ struct Plan::Impl {
     std::shared_ptr<const Kernel> made = kernel(runtime::CpuPass::kBackward, want_param_grads);
     const std::lock_guard lock(mutex);
     return backward_kernels[want_param_grads] = std::move(made);
+  }
+
+  // Made by the first call that needs it.
+  const GpuBackward& gpu_backward() const {
+    const std::lock_guard lock(mutex);
+    if (!gpu_backward_) gpu_backward_ = std::make_unique<const GpuBackward>(*gpu_arguments);
+    return *gpu_backward_;
   }
 
   TensorRule rule(const char* name, bool of_queries, int64_t dim, Access access) const {
@@ -199,9 +215,11 @@ struct Plan::Impl {
   Shape shape;
   DType dtype;
   TensorRule q_rule, k_rule, v_rule, out_rule, lse_rule;  // of the forward pass
+  std::unique_ptr<const GpuArguments> gpu_arguments;      // null: CPU
   std::unique_ptr<const GpuForward> gpu;                  // null: CPU
   std::shared_ptr<const Kernel> forward_kernel;           // CPU
   mutable std::mutex mutex;
+  mutable std::unique_ptr<const GpuBackward> gpu_backward_;
   mutable std::shared_ptr<const Kernel> backward_kernels[2];
   mutable int32_t index_flag = 0;  // kernels set it
 };
@@ -222,9 +240,13 @@ std::future<Plan> Variant::plan_async(const Shape& shape, const PlanOptions& opt
 void Variant::warm_up(const Shape& shape, const PlanOptions& options) const {
   const BoundProgram bound = bind_program(impl_, shape, options, Needed::kNone);
   if (options.device.kind == Device::kCuda) {
-    warm_up_gpu(bound, options);
-  } else {
-    impl_->kernel(*bound.typed, kernel_options(shape, options.dtype, runtime::CpuPass::kForward, false));
+    warm_up_gpu_forward(bound, options);
+    if (options.backward) warm_up_gpu_backward(bound, options);
+    return;
+  }
+  impl_->kernel(*bound.typed, kernel_options(shape, options.dtype, runtime::CpuPass::kForward, false));
+  if (options.backward) {
+    impl_->kernel(*bound.typed, kernel_options(shape, options.dtype, runtime::CpuPass::kBackward, has_grad_params(*impl_)));
   }
 }
 
@@ -246,7 +268,6 @@ void Plan::forward(const ForwardTensors& tensors) const {
 }
 
 void Plan::backward(const BackwardTensors& tensors) const {
-  if (impl_->gpu) throw ArgumentError("backward is not available on cuda yet, use the CPU");
   const Shape& shape = impl_->shape;
   Impl::Views views;
   views.q = impl_->queries("q", tensors.q, shape.head_dim);
@@ -265,6 +286,11 @@ void Plan::backward(const BackwardTensors& tensors) const {
   if (tensors.dv.data) views.dv = impl_->keys("dv", tensors.dv, shape.v_dim, Access::kWrite);
   std::vector<runtime::CpuParamGradient> param_grads;
   for (const auto& [name, tensor] : tensors.param_grads) param_grads.push_back(impl_->bound.parameters->gradient(name, tensor));
+  if (impl_->gpu) {
+    impl_->gpu_backward().run({views.q, views.k, views.v, views.out, views.lse, views.dout, views.dq, views.dk, views.dv, param_grads},
+                              tensors.stream, tensors.workspace);
+    return;
+  }
   const std::shared_ptr<const Kernel> kernel = impl_->backward_kernel(!param_grads.empty());
   const runtime::CpuFunction<runtime::CpuBackward> function(kernel->code.function<runtime::CpuBackward>(), kernel->info);
   runtime::run_backward(impl_->bound.variant->pool(), function, impl_->sequences(views), param_grads,
@@ -280,6 +306,18 @@ void Plan::check() const {
 
 size_t Plan::workspace_bytes() const {
   return impl_->gpu ? impl_->gpu->workspace_bytes() : 0;
+}
+
+bool Plan::is_tuned() const {
+  return !impl_->gpu || impl_->gpu->is_tuned();
+}
+
+void Plan::wait_until_tuned() const {
+  if (impl_->gpu) impl_->gpu->wait_until_tuned();
+}
+
+size_t Plan::backward_workspace_bytes() const {
+  return impl_->gpu ? impl_->gpu_backward().workspace_bytes() : 0;
 }
 
 std::string Plan::describe() const {

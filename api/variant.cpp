@@ -108,14 +108,30 @@ std::shared_ptr<const Kernel> Variant::Impl::kernel(const TypedProgram& typed, c
   return kernel;
 }
 
-std::shared_ptr<const GpuKernelCode> Variant::Impl::gpu_kernel(const TypedProgram& typed, const codegen::GpuKernelOptions& options,
-                                                               const codegen::GpuConfig& config) const {
-  const std::string key = gpu_kernel_text(options, config);
-  {
-    const std::lock_guard lock(mutex);
-    if (const auto known = gpu_kernels.find(key); known != gpu_kernels.end()) return known->second;
-  }
-  std::shared_ptr<const GpuKernelCode> made = get_gpu_kernel(typed.lowered(), canonical, options, config, forbid_jit);
+std::shared_ptr<const GpuKernelCode> Variant::Impl::known_gpu_kernel(const std::string& key) const {
+  const std::lock_guard lock(mutex);
+  const auto known = gpu_kernels.find(key);
+  return known == gpu_kernels.end() ? nullptr : known->second;
+}
+
+std::shared_ptr<const GpuKernelCode> Variant::Impl::gpu_kernel(const TypedProgram& typed, GpuPass pass,
+                                                               const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config,
+                                                               std::stop_token cancel) const {
+  const std::string key = gpu_kernel_text(pass, options, config);
+  if (auto known = known_gpu_kernel(key)) return known;
+  std::shared_ptr<const GpuKernelCode> made =
+      get_gpu_kernel(typed.lowered(), canonical, pass, options, config, forbid_jit, std::move(cancel));
+  const std::lock_guard lock(mutex);
+  return gpu_kernels.try_emplace(key, std::move(made)).first->second;
+}
+
+std::shared_ptr<const GpuKernelCode> Variant::Impl::stored_gpu_kernel(const TypedProgram& typed, GpuPass pass,
+                                                                      const codegen::GpuKernelOptions& options,
+                                                                      const codegen::GpuConfig& config) const {
+  const std::string key = gpu_kernel_text(pass, options, config);
+  if (auto known = known_gpu_kernel(key)) return known;
+  std::shared_ptr<const GpuKernelCode> made = attune::stored_gpu_kernel(typed.lowered(), canonical, pass, options, config);
+  if (!made->binary) return made;
   const std::lock_guard lock(mutex);
   return gpu_kernels.try_emplace(key, std::move(made)).first->second;
 }

@@ -53,8 +53,13 @@ struct Variant::Impl {
   std::shared_ptr<const TypedProgram> typed(int head_dim, int v_dim) const;
   // Compiled, from the cache, or the one that an earlier plan of this variant took.
   std::shared_ptr<const Kernel> kernel(const TypedProgram& typed, const codegen::CpuKernelOptions& options) const;
-  std::shared_ptr<const GpuKernelCode> gpu_kernel(const TypedProgram& typed, const codegen::GpuKernelOptions& options,
-                                                  const codegen::GpuConfig& config) const;
+  std::shared_ptr<const GpuKernelCode> gpu_kernel(const TypedProgram& typed, GpuPass pass, const codegen::GpuKernelOptions& options,
+                                                  const codegen::GpuConfig& config, std::stop_token cancel = {}) const;
+  // Never compiles; without machine code where there is none.
+  std::shared_ptr<const GpuKernelCode> stored_gpu_kernel(const TypedProgram& typed, GpuPass pass, const codegen::GpuKernelOptions& options,
+                                                         const codegen::GpuConfig& config) const;
+
+  std::shared_ptr<const GpuKernelCode> known_gpu_kernel(const std::string& key) const;
 
   mutable std::mutex mutex;
   mutable std::map<std::pair<int, int>, std::shared_ptr<const TypedProgram>> typed_programs;

@@ -43,7 +43,17 @@ class Shape(C.Structure):
 
 class PlanOptions(C.Structure):
     _fields_ = [("size", C.c_size_t), ("dtype", C.c_int32), ("device_kind", C.c_int32), ("device_ordinal", C.c_int32), ("accuracy", C.c_int32),
-                ("params", C.POINTER(Param)), ("param_count", C.c_int32), ("cu_q", C.POINTER(C.c_int32)), ("cu_k", C.POINTER(C.c_int32))]
+                ("params", C.POINTER(Param)), ("param_count", C.c_int32), ("cu_q", C.POINTER(C.c_int32)), ("cu_k", C.POINTER(C.c_int32)),
+                ("tiered", C.c_int32), ("backward", C.c_int32)]
+
+
+class Gradient(C.Structure):
+    _fields_ = [("name", C.c_char_p), ("tensor", C.POINTER(Tensor))]
+
+
+class BackwardTensors(C.Structure):
+    _fields_ = [("size", C.c_size_t)] + [(name, C.POINTER(Tensor)) for name in ("q", "k", "v", "out", "lse", "dout", "dq", "dk", "dv")] + [
+        ("gradients", C.POINTER(Gradient)), ("gradient_count", C.c_int32)]
 
 
 class AttuneError(RuntimeError):
@@ -100,11 +110,15 @@ class Library:
         self.c.attune_abi_version.restype = C.c_int32
         self.c.attune_plan_workspace_size.restype = C.c_size_t
         self.c.attune_plan_workspace_size.argtypes = self.c.attune_plan_describe.argtypes = [C.c_void_p]
+        self.c.attune_plan_is_tuned.restype = C.c_int32
+        self.c.attune_plan_is_tuned.argtypes = self.c.attune_plan_wait_until_tuned.argtypes = [C.c_void_p]
         self.c.attune_program_release.restype = self.c.attune_plan_release.restype = None
         self.c.attune_program_release.argtypes = self.c.attune_plan_release.argtypes = [C.c_void_p]
         self.c.attune_compile.argtypes = [C.c_char_p, C.POINTER(Param), C.c_int32, C.POINTER(C.c_void_p)]
         self.c.attune_plan_make.argtypes = [C.c_void_p, C.POINTER(Shape), C.POINTER(PlanOptions), C.POINTER(C.c_void_p)]
         self.c.attune_plan_forward.argtypes = [C.c_void_p] + [C.POINTER(Tensor)] * 5 + [C.c_void_p] * 2
+        self.c.attune_plan_backward_workspace_size.argtypes = [C.c_void_p, C.POINTER(C.c_size_t)]
+        self.c.attune_plan_backward.argtypes = [C.c_void_p, C.POINTER(BackwardTensors)] + [C.c_void_p] * 2
         found = self.c.attune_abi_version()
         if found != ABI_VERSION:
             raise AttuneError(f"{self.path}: ABI version {found}, expected {ABI_VERSION}")
@@ -129,17 +143,17 @@ class Program:
         if getattr(self, "handle", None):
             self.library.c.attune_program_release(self.handle)
 
-    def plan(self, shape, dtype="bf16", device="cuda", ordinal=0, accuracy="fast", params=None, cu_q=None, cu_k=None):
-        return Plan(self, shape, dtype, device, ordinal, accuracy, params or {}, cu_q, cu_k)
+    def plan(self, shape, dtype="bf16", device="cuda", ordinal=0, accuracy="fast", params=None, cu_q=None, cu_k=None, tiered=False, backward=False):
+        return Plan(self, shape, dtype, device, ordinal, accuracy, params or {}, cu_q, cu_k, tiered, backward)
 
 
 class Plan:
-    def __init__(self, program, shape, dtype, device, ordinal, accuracy, params, cu_q, cu_k):
+    def __init__(self, program, shape, dtype, device, ordinal, accuracy, params, cu_q, cu_k, tiered, backward):
         self.program, self.library, self.handle = program, program.library, C.c_void_p()
         self.params = make_params(params)
         offsets = [None if cu is None else (C.c_int32 * len(cu))(*cu) for cu in (cu_q, cu_k)]
         options = PlanOptions(C.sizeof(PlanOptions), DTYPES[dtype], DEVICES[device], ordinal, ACCURACIES[accuracy], self.params, len(params),
-                              *(None if cu is None else C.cast(cu, C.POINTER(C.c_int32)) for cu in offsets))
+                              *(None if cu is None else C.cast(cu, C.POINTER(C.c_int32)) for cu in offsets), tiered, backward)
         self.library.check(self.library.c.attune_plan_make(program.handle, C.byref(shape), C.byref(options), C.byref(self.handle)))
 
     def __del__(self):
@@ -149,8 +163,38 @@ class Plan:
     def describe(self):
         return (self.library.c.attune_plan_describe(self.handle) or b"").decode()
 
+    def is_tuned(self):
+        return bool(self.library.c.attune_plan_is_tuned(self.handle))
+
+    def wait_until_tuned(self):
+        self.library.check(self.library.c.attune_plan_wait_until_tuned(self.handle))
+
     def workspace_size(self):
         return self.library.c.attune_plan_workspace_size(self.handle)
+
+    def backward_workspace_size(self):
+        size = C.c_size_t()
+        self.library.check(self.library.c.attune_plan_backward_workspace_size(self.handle, C.byref(size)))
+        return size.value
+
+    def bind_backward(self, q, k, v, out, lse, dout, dq=None, dk=None, dv=None, gradients=None, stream=0, workspace=None):
+        """A backward call without arguments; out and lse are None for pointwise weights, gradients are tensors by name."""
+        given = (q, k, v, out, lse, dout, dq, dk, dv)
+        tensors = [as_tensor(value) for value in given]
+        named = {name: as_tensor(value) for name, value in (gradients or {}).items()}
+        array = (Gradient * max(1, len(named)))(*((name.encode(), C.pointer(tensor)) for name, tensor in named.items()))
+        call_tensors = BackwardTensors(C.sizeof(BackwardTensors), *(None if tensor is None else C.pointer(tensor) for tensor in tensors), array, len(named))
+        handle, backward, check = self.handle, self.library.c.attune_plan_backward, self.library.check
+        pointer = C.byref(call_tensors)
+        tail = C.c_void_p(stream), C.c_void_p(workspace.data_ptr() if workspace is not None else None)
+
+        def call():
+            status = backward(handle, pointer, *tail)
+            if status:
+                check(status)
+
+        call.keep = (self, given, gradients, workspace, tensors, named, array, call_tensors)
+        return call
 
     def bind(self, q, k, v, out, lse=None, stream=0, workspace=None):
         """A forward call without arguments; its tensors are converted once."""
@@ -221,6 +265,7 @@ def main():
     parser.add_argument("--dtype", default="bf16", choices=DTYPES)
     parser.add_argument("--accuracy", default="fast", choices=ACCURACIES)
     parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--tiered", action="store_true", help="begin with a quick kernel; tuned_ms is when the tuned one is there")
     parser.add_argument("--lengths", default="1024", help="comma-separated; the first one compiles, the others are plans of the same program")
     arguments = parser.parse_args()
     text = arguments.program.read_text()
@@ -236,16 +281,18 @@ def main():
         shape = shape_of(length)
         params = tensor_params(text, {name: getattr(shape, name) for name, _ in Shape._fields_}, memory)
         start = time.perf_counter()
-        made = program.plan(shape, arguments.dtype, arguments.device, accuracy=arguments.accuracy, params=params)
+        made = program.plan(shape, arguments.dtype, arguments.device, accuracy=arguments.accuracy, params=params, tiered=arguments.tiered)
         return made, (time.perf_counter() - start) * 1e3
 
     start = time.perf_counter()
     program = library.compile(text)
     parse_ms = (time.perf_counter() - start) * 1e3
     first, plan_ms = plan(program, lengths[0])
+    first.wait_until_tuned()
+    tuned_ms = (time.perf_counter() - start) * 1e3
     before = files_in(cache)
     others = [plan(program, length) for length in lengths[1:]]
-    print(json.dumps({"parse_ms": parse_ms, "plan_ms": plan_ms, "describe": first.describe(), "cached_files": len(before),
+    print(json.dumps({"parse_ms": parse_ms, "plan_ms": plan_ms, "tuned_ms": tuned_ms, "describe": first.describe(), "cached_files": len(before),
                       "other_lengths_ms": {length: ms for length, (_, ms) in zip(lengths[1:], others)}, "new_files": len(set(files_in(cache)) - set(before))}))
 
 

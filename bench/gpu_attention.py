@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Attune against PyTorch on a GPU, forward pass, sustained: the suites main, dims, variants, small and latency of docs/benchmarks.md.
+"""Attune against PyTorch on a GPU, sustained: the suites main, dims, variants, small (forward), backward and latency of docs/benchmarks.md.
 
   python3 bench/gpu_attention.py main dims [--accuracy fast,high] [--flex] [--seconds 0.4] [--quick]
 
 Every contender of a point runs in the same process by turns: `seconds` of the same call back to back, then one pair of events around another such span; the order
 is reversed once. Data are normal and random. Before that each contender is checked: the output is filled with NaN, then one head, drawn at random, is compared
 with float64. A point of Attune's whose relative error is above 3.5e-3, or that fails, is marked BAD and makes the exit code 1; 3 means that the GPU was lost.
-FLOP: 2 (head_dim + v_dim) for each pair and head; causal masks count half of all pairs, other masks the pairs that they keep. GB/s: q, k, v and out once a call.
+FLOP: 2 (head_dim + v_dim) for each pair and head, backward 2.5 times that; causal masks count half of all pairs, other masks the pairs that they keep. GB/s: q, k, v
+and out once a call.
 Writes $OUT/gpu-DATE-GPU.json ($OUT: bench/results by default), after every point, and prints a table of each suite. A machine without a GPU says "skipped".
 """
 import argparse
@@ -36,7 +37,7 @@ except ModuleNotFoundError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ("main", "dims", "variants", "small", "latency")
+SUITES = ("main", "dims", "variants", "small", "backward", "latency")
 ERROR_LIMIT = 3.5e-3  # relative norm; bf16 rounding of P and O alone gives 2.0e-3 to 2.5e-3
 HEAD_SIZE = 2048      # heads * head_dim of the main suite
 TOKENS = 16384        # batch * seqlen
@@ -207,6 +208,31 @@ class Problem:
             self.references[key] = torch.cat(blocks)
         return self.references[key]
 
+    def gradients(self, weights, causal):
+        """(dq, dk, dv) of the sampled head for `dout` in float64, in blocks of queries; one query head for each key head."""
+        key = ("gradients", weights, causal)
+        if key not in self.references:
+            b, h = self.sample
+            q, k, v, dout = (tensor[b, :, h].double() for tensor in (self.q, self.k, self.v, self.dout))
+            scale, bias = 1 / math.sqrt(self.head_dim), torch.tensor(-math.log(self.seq), dtype=torch.float32).double().item()
+            k_pos, dq, dk, dv = torch.arange(self.seq, device=q.device)[None], [], torch.zeros_like(k), torch.zeros_like(v)
+            for first in range(0, self.seq, 2048):
+                rows = slice(first, first + 2048)
+                s, dp = q[rows] @ k.T * scale, dout[rows] @ v.T
+                if causal:
+                    s = s.masked_fill(~causal_mask(torch.arange(self.seq, device=q.device)[rows, None], k_pos), -math.inf)
+                if weights == "softmax":
+                    p = torch.softmax(s, -1)
+                    ds = p * (dp - (p * dp).sum(-1, keepdim=True))
+                else:
+                    p = torch.sigmoid(s + bias)
+                    ds = p * (1 - p) * dp
+                dq.append(ds @ k * scale)
+                dk += ds.T @ q[rows] * scale
+                dv += p.T @ dout[rows]
+            self.references[key] = (torch.cat(dq), dk, dv)
+        return self.references[key]
+
     def plain_reference(self, weights, causal):
         return self.reference((weights, causal), weights, causal_mask if causal else None)
 
@@ -310,6 +336,87 @@ class AttuneContender(Contender):
         return super().finish()
 
 
+class BackwardContender(Contender):
+    """call() -> (dq, dk, dv) of `problem` for its dout; the error is the worst of the three."""
+
+    def __init__(self, name, problem, call, weights, causal, backend=None):
+        super().__init__(name, problem, call, lambda: problem.gradients(weights, causal), problem.all_pairs(causal), backend)
+        self.gflop *= 2.5
+
+    def errors(self, got, want):
+        b, h = self.problem.sample
+        return [((tensor[b, :, h].double() - exact).norm() / exact.norm()).item() for tensor, exact in zip(got, want)]
+
+    def check(self):
+        try:
+            with torch.no_grad(), self.context():
+                got = self.output()
+                self.problem.device.sync()
+            errors = self.errors(got, self.reference())
+            self.row["error"] = max(errors) if all(map(math.isfinite, errors)) else None
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in got):
+                self.fail("NaN or infinity in a gradient")
+            elif not max(errors) <= ERROR_LIMIT:
+                self.fail("relative errors of dq, dk, dv " + ", ".join(f"{error:.2e}" for error in errors) + f", limit {ERROR_LIMIT:.1e}")
+        except Exception as exception:
+            self.fail(str(exception).strip().split("\n")[0][:300])
+            return False
+        return True
+
+
+class AttuneBackwardContender(BackwardContender):
+    ours = True
+
+    def __init__(self, name, problem, library, weights, causal, accuracy):
+        super().__init__(name, problem, None, weights, causal)
+        self.make = lambda: self.bind(library, weights, causal, accuracy)
+        self.row["accuracy"] = accuracy
+
+    def bind(self, library, weights, causal, accuracy):
+        p = self.problem
+        plan = library.compile(programs()[weights, causal]).plan(p.shape(), p.dtype, p.device.kind, accuracy=accuracy, backward=True)
+        self.row["plan"] = plan.describe()
+        softmax = weights == "softmax"
+        out = torch.empty(p.batch, p.seq, p.heads, p.v_dim, dtype=p.q.dtype, device=p.q.device)
+        lse = torch.empty(p.batch, p.heads, p.seq, dtype=torch.float32, device=p.q.device) if softmax else None
+        plan.bind(p.q, p.k, p.v, out, lse, stream=p.device.stream())()
+        size = plan.backward_workspace_size()
+        workspace = torch.zeros(size, dtype=torch.uint8, device=p.q.device) if size else None
+        self.row["workspace_bytes"] = size
+        self.gradients = [torch.empty_like(tensor) for tensor in (p.q, p.k, p.v)]
+        self.call = plan.bind_backward(p.q, p.k, p.v, out if softmax else None, lse, p.dout, *self.gradients, stream=p.device.stream(), workspace=workspace)
+
+    def output(self):
+        self.make()
+        for _ in range(2):  # the second call sees what the first left in the workspace
+            for tensor in self.gradients:
+                tensor.fill_(math.nan)
+            self.call()
+        return self.gradients
+
+    def finish(self):
+        if self.timings:
+            self.problem.device.sync()
+            error = max(self.errors(self.gradients, self.reference()))
+            if not error <= ERROR_LIMIT:
+                self.fail(f"relative error {error:.2e} after the timed calls")
+        return super().finish()
+
+
+def sdpa_backward(problem, causal):
+    state = {}
+
+    def call():
+        if not state:
+            with torch.enable_grad():
+                state["inputs"] = [tensor.transpose(1, 2).detach().requires_grad_() for tensor in (problem.q, problem.k, problem.v)]
+                state["out"] = torch.nn.functional.scaled_dot_product_attention(*state["inputs"], is_causal=causal)
+        gradients = torch.autograd.grad(state["out"], state["inputs"], problem.dout.transpose(1, 2), retain_graph=True)
+        return [tensor.transpose(1, 2) for tensor in gradients]
+
+    return call
+
+
 def sdpa(problem, causal):
     gqa = {"enable_gqa": True} if problem.kv_heads != problem.heads else {}
     q, k, v = (tensor.transpose(1, 2) for tensor in (problem.q, problem.k, problem.v))
@@ -320,10 +427,13 @@ def sdpa(problem, causal):
     return call
 
 
-def torch_contenders(problem, causal, names=("cuDNN", "FA2")):
+def torch_backends(problem):
     backends = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "FA2": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
-    if problem.device.kind == "cpu":
-        backends = {name: None for name in backends}
+    return {name: None for name in backends} if problem.device.kind == "cpu" else backends
+
+
+def torch_contenders(problem, causal, names=("cuDNN", "FA2")):
+    backends = torch_backends(problem)
     return [Contender(name, problem, sdpa(problem, causal), lambda: problem.plain_reference("softmax", causal), problem.all_pairs(causal), backends[name])
             for name in names]
 
@@ -437,6 +547,22 @@ def main_suite(bench):
         return bench.measure(f"d{dim} {mask_name(causal)} {seq}", contenders, head_dim=dim, causal=causal, seq=seq)
 
     points = bench.sweep("main", (lambda d=d, c=c, s=s: point(d, c, s) for d in (64, 128) for c in (False, True) for s in lengths))
+    print("\n" + grid(points, lambda p: f"d{p['head_dim']} {mask_name(p['causal'])}", lambda p: p["seq"]))
+
+
+def backward_suite(bench):
+    lengths = (2048, 8192) if bench.arguments.quick or bench.dry else (512, 1024, 2048, 4096, 8192, 16384)
+
+    def point(dim, causal, seq):
+        problem = bench.problem(TOKENS // seq, seq, HEAD_SIZE // dim, dim)
+        problem.dout = torch.randn_like(problem.q)
+        contenders = [BackwardContender(name, problem, sdpa_backward(problem, causal), "softmax", causal, backend)
+                      for name, backend in torch_backends(problem).items()]
+        contenders += [AttuneBackwardContender(f"Attune {weights} {accuracy}", problem, bench.library, weights, causal, accuracy)
+                       for weights in ("softmax", "sigmoid") for accuracy in bench.accuracies]
+        return bench.measure(f"backward d{dim} {mask_name(causal)} {seq}", contenders, head_dim=dim, causal=causal, seq=seq)
+
+    points = bench.sweep("backward", (lambda d=d, c=c, s=s: point(d, c, s) for d in (64, 128) for c in (False, True) for s in lengths))
     print("\n" + grid(points, lambda p: f"d{p['head_dim']} {mask_name(p['causal'])}", lambda p: p["seq"]))
 
 
@@ -560,6 +686,7 @@ def latency_suite(bench):
     if good:
         others = [ms for row in good for ms in row["other_lengths_ms"].values()]
         for title, values in ((f"cold: text to kernel, {len(good)} processes", [row["cold_ms"] for row in good]), ("  of it parsing and checking", [row["parse_ms"] for row in good]),
+                              ("cold, tier 0: text to the quick kernel", [row["tier0_ms"] for row in good]), ("  until the tuned one is there", [row["tier0_tuned_ms"] for row in good]),
                               ("warm: kernel from disk, a new process", [row["warm_ms"] for row in good]), ("another length, same process", others)):
             print(f"{title:44s} {statistics.median(values):8.2f} {percentile(values, 95):8.2f} {max(values):8.2f}")
     print(f"kernels compiled by another length: {sum(row['new_files'] for row in good)}")
@@ -569,24 +696,26 @@ def latency_suite(bench):
 
 
 def compile_times(bench, name, dtype, dim):
-    """Cold and warm compilation of an example, each in a fresh process: what counts is attune_compile and attune_plan_make, not the CUDA context."""
-    cache = tempfile.mkdtemp(prefix="attune-cache-")
+    """Cold, warm and tiered compilation of an example, each in a fresh process: what counts is attune_compile and attune_plan_make, not the CUDA context."""
+    caches = [tempfile.mkdtemp(prefix="attune-cache-") for _ in range(2)]
     command = [sys.executable, ROOT / "bench" / "attune_ctypes.py", ROOT / "examples" / f"{name}.attn", "--library", bench.library.path, "--device", bench.device.kind,
                "--dtype", dtype, "--head-dim", dim, "--lengths", "1024,256,1000,1536,3000", "--accuracy", bench.accuracies[0]]
     times = []
     try:
-        for _ in range(2):
-            done = subprocess.run([str(word) for word in command], env={**os.environ, "ATTUNE_CACHE_DIR": cache}, capture_output=True, text=True, timeout=120)
+        for cache, more in ((caches[0], []), (caches[0], []), (caches[1], ["--tiered"])):
+            done = subprocess.run([str(word) for word in command + more], env={**os.environ, "ATTUNE_CACHE_DIR": cache}, capture_output=True, text=True, timeout=120)
             if done.returncode:
                 return {"status": "BAD", "message": done.stderr.strip().split("\n")[-1][:300] or f"exit code {done.returncode}"}
             times.append(json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         return {"status": "BAD", "message": "not done after 120 s"}
     finally:
-        shutil.rmtree(cache, ignore_errors=True)
-    cold, warm = times
+        for cache in caches:
+            shutil.rmtree(cache, ignore_errors=True)
+    cold, warm, tiered = times
     row = {"status": "ok", "message": "", "plan": cold["describe"], "parse_ms": cold["parse_ms"], "cold_ms": cold["parse_ms"] + cold["plan_ms"],
-           "warm_ms": warm["parse_ms"] + warm["plan_ms"], "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
+           "warm_ms": warm["parse_ms"] + warm["plan_ms"], "tier0_ms": tiered["parse_ms"] + tiered["plan_ms"], "tier0_tuned_ms": tiered["tuned_ms"],
+           "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
     if cold["new_files"] > 1:  # one: the kernel of small problems, or that of large ones
         row.update(status="BAD", message=f"other sequence lengths compiled {cold['new_files']} kernels, expected at most 1")
     elif warm["new_files"] or warm["cached_files"] != cold["cached_files"]:
@@ -723,7 +852,8 @@ def main():
     print(", ".join(f"{key} {value}" for key, value in bench.about.items()), flush=True)
     try:
         for suite in dict.fromkeys(arguments.suites):
-            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "small": small_suite, "latency": latency_suite}[suite](bench)
+            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "small": small_suite, "backward": backward_suite,
+             "latency": latency_suite}[suite](bench)
     except GpuLost as error:
         print(f"BAD the GPU was lost, the rest was not run: {error}")
         return 3

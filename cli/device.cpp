@@ -39,17 +39,16 @@ void check_device(const std::string& text) {
   throw UsageError(fmt::format("--device: expected auto, cpu or cuda[:N], found '{}'", text));
 }
 
-Device choose_device(const std::string& text, DType dtype, const Shape& shape, bool backward) {
+Device choose_device(const std::string& text, DType dtype, const Shape& shape) {
   Device device;
   const std::optional<int> ordinal = ordinal_of(text);
   if (!ordinal) {
-    const bool fits = dtype != DType::kF32 && !backward && std::max(shape.head_dim, shape.v_dim) <= kGpuMaxHeadDim;
+    const bool fits = dtype != DType::kF32 && std::max(shape.head_dim, shape.v_dim) <= kGpuMaxHeadDim;
     if (text == "auto" && fits && !runtime::gpu_devices().empty()) device.kind = Device::kCuda;
     return device;
   }
   device = {Device::kCuda, *ordinal};
   if (dtype == DType::kF32) throw UsageError(fmt::format("--device: '{}': f32 runs on the CPU, expected --dtype f16 or bf16", text));
-  if (backward) throw UsageError(fmt::format("--dout: backward is not available on cuda yet, expected --device cpu, found '{}'", text));
   try {
     runtime::gpu_device(*ordinal);
   } catch (const EnvironmentError& error) {
@@ -84,15 +83,15 @@ void GpuArrays::download(const Tensor& tensor, Buffer& buffer) const {
   throw std::logic_error("no such array on the GPU");
 }
 
-double gpu_forward_ms(const Device& device, const Plan& plan, const ForwardTensors& tensors) {
-  plan.forward(tensors);  // the driver loads the kernel
+double gpu_median_ms(const Device& device, const std::function<void()>& call) {
+  call();  // the driver loads the kernels, and the backward pass may compile its own
   runtime::synchronize(device.ordinal, nullptr);
   std::vector<double> times;
   double sum = 0;
   runtime::GpuEvent start(device.ordinal), end(device.ordinal);
   while (times.size() < kMaxCalls && sum < kMaxMs) {
     start.record(nullptr);
-    plan.forward(tensors);
+    call();
     end.record(nullptr);
     times.push_back(end.milliseconds_since(start));
     sum += times.back();

@@ -1,6 +1,7 @@
 // --device of `attune run`: where to run, and host arrays on a GPU.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <string>
 
@@ -13,9 +14,9 @@ namespace attune::cli {
 // Throws UsageError unless it is auto, cpu or cuda[:N].
 void check_device(const std::string& text);
 
-// The device for a forward pass. `auto` is GPU 0 if there is one that can do it, else the CPU. Throws UsageError that says why a GPU that
+// The device to run on. `auto` is GPU 0 if there is one that can do it, else the CPU. Throws UsageError that says why a GPU that
 // was asked for cannot: no driver, no such GPU, f32.
-Device choose_device(const std::string& text, DType dtype, const Shape& shape, bool backward);
+Device choose_device(const std::string& text, DType dtype, const Shape& shape);
 
 std::string device_text(const Device& device);  // "cpu", "cuda:0"
 std::string gpu_name(const Device& device);     // "NVIDIA H100 80GB HBM3"
@@ -35,6 +36,6 @@ class GpuArrays {
 };
 
 // Median time on the GPU of several calls after the first, on the default stream.
-double gpu_forward_ms(const Device& device, const Plan& plan, const ForwardTensors& tensors);
+double gpu_median_ms(const Device& device, const std::function<void()>& call);
 
 }  // namespace attune::cli

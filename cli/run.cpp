@@ -249,7 +249,7 @@ void make_outputs(const RunArguments& arguments, const Variant& variant, const S
 
 // A buffer that was not made is "not given".
 Tensor optional_tensor(Buffer& buffer) {
-  return buffer.shape.empty() ? Tensor{} : buffer.tensor();
+  return buffer.shape.empty() && buffer.data.empty() ? Tensor{} : buffer.tensor();
 }
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
@@ -283,11 +283,39 @@ PlanOptions plan_options(const RunArguments& arguments, DType dtype, const Devic
   return options;
 }
 
-// Forward only.
-Timing execute_on_gpu(const Variant& variant, const Shape& shape, PlanOptions options, Arrays& arrays) {
+// `place` makes the tensor of an array that there is.
+template <typename Place>
+ForwardTensors forward_tensors(Arrays& arrays, const Place& place) {
+  ForwardTensors tensors;
+  tensors.q = place(arrays.q);
+  tensors.k = place(arrays.k);
+  tensors.v = place(arrays.v);
+  tensors.out = place(arrays.out);
+  tensors.lse = place(arrays.lse);
+  return tensors;
+}
+
+template <typename Place>
+BackwardTensors backward_tensors(const Variant& variant, const ForwardTensors& forward, Arrays& arrays, const Place& place) {
+  BackwardTensors tensors;
+  tensors.q = forward.q;
+  tensors.k = forward.k;
+  tensors.v = forward.v;
+  if (variant.is_softmax()) tensors.out = forward.out;
+  tensors.lse = forward.lse;
+  tensors.dout = place(arrays.dout);
+  tensors.dq = place(arrays.dq);
+  tensors.dk = place(arrays.dk);
+  tensors.dv = place(arrays.dv);
+  for (auto& [name, buffer] : arrays.param_grads) tensors.param_grads[name] = place(buffer);
+  return tensors;
+}
+
+Timing execute_on_gpu(const RunArguments& arguments, const Variant& variant, const Shape& shape, PlanOptions options, Arrays& arrays) {
   Timing timing;
   GpuArrays on_gpu(options.device);
   for (auto& [name, buffer] : arrays.bindings.buffers) options.tensors[name] = on_gpu.upload(buffer);
+  options.backward = arguments.backward();
   auto start = std::chrono::steady_clock::now();
   std::optional<Progress> progress(std::in_place, "attune: compiling");
   Plan plan = variant.plan(shape, options);
@@ -295,16 +323,24 @@ Timing execute_on_gpu(const Variant& variant, const Shape& shape, PlanOptions op
   const std::string description = plan.describe();
   timing.kernel = description.substr(std::min(description.find(", ") + 2, description.size()));
 
+  const auto upload = [&](Buffer& buffer) { return buffer.data.empty() ? optional_tensor(buffer) : on_gpu.upload(buffer); };
+  const auto download = [&](const Tensor& tensor, Buffer& buffer) {
+    if (!buffer.data.empty()) on_gpu.download(tensor, buffer);
+  };
   progress.emplace("attune: forward");
-  ForwardTensors forward;
-  forward.q = on_gpu.upload(arrays.q);
-  forward.k = on_gpu.upload(arrays.k);
-  forward.v = on_gpu.upload(arrays.v);
-  forward.out = on_gpu.upload(arrays.out);
-  if (!arrays.lse.shape.empty()) forward.lse = on_gpu.upload(arrays.lse);
-  timing.forward_ms = gpu_forward_ms(options.device, plan, forward);
-  on_gpu.download(forward.out, arrays.out);
-  if (!arrays.lse.shape.empty()) on_gpu.download(forward.lse, arrays.lse);
+  const ForwardTensors forward = forward_tensors(arrays, upload);
+  timing.forward_ms = gpu_median_ms(options.device, [&] { plan.forward(forward); });
+  download(forward.out, arrays.out);
+  download(forward.lse, arrays.lse);
+  if (arguments.backward()) {
+    progress.emplace("attune: backward");
+    const BackwardTensors tensors = backward_tensors(variant, forward, arrays, upload);
+    timing.backward_ms = gpu_median_ms(options.device, [&] { plan.backward(tensors); });
+    download(tensors.dq, arrays.dq);
+    download(tensors.dk, arrays.dk);
+    download(tensors.dv, arrays.dv);
+    for (auto& [name, buffer] : arrays.param_grads) download(tensors.param_grads.at(name), buffer);
+  }
   plan.check();
   return timing;
 }
@@ -317,21 +353,10 @@ Timing execute(const RunArguments& arguments, const Variant& variant, const Shap
   timing.compile_ms = milliseconds_since(start);
 
   progress.emplace("attune: forward");
-  ForwardTensors forward{arrays.q.tensor(), arrays.k.tensor(), arrays.v.tensor(), arrays.out.tensor(), optional_tensor(arrays.lse)};
+  const ForwardTensors forward = forward_tensors(arrays, optional_tensor);
   timing.forward_ms = fastest_ms([&] { plan.forward(forward); });
-
   if (arguments.backward()) {
-    BackwardTensors tensors{.q = arrays.q.tensor(),
-                            .k = arrays.k.tensor(),
-                            .v = arrays.v.tensor(),
-                            .out = variant.is_softmax() ? arrays.out.tensor() : Tensor{},
-                            .lse = optional_tensor(arrays.lse),
-                            .dout = arrays.dout.tensor(),
-                            .dq = optional_tensor(arrays.dq),
-                            .dk = optional_tensor(arrays.dk),
-                            .dv = optional_tensor(arrays.dv),
-                            .param_grads = {}};
-    for (auto& [name, buffer] : arrays.param_grads) tensors.param_grads[name] = buffer.tensor();
+    const BackwardTensors tensors = backward_tensors(variant, forward, arrays, optional_tensor);
     progress.emplace("attune: backward");
     timing.backward_ms = fastest_ms([&] { plan.backward(tensors); });
   }
@@ -412,9 +437,9 @@ void run(const RunArguments& arguments, const Outcome& outcome) {
   read_inputs(arguments, dtype, arrays);
   Work work = arguments.packed() ? match_packed(arguments, arrays) : match_batched(arguments, arrays);
   make_outputs(arguments, variant, work.shape, dtype, arrays);
-  const Device device = choose_device(arguments.device, dtype, work.shape, arguments.backward());
+  const Device device = choose_device(arguments.device, dtype, work.shape);
   const PlanOptions plan = plan_options(arguments, dtype, device, arrays);
-  Timing timing = device.kind == Device::kCuda ? execute_on_gpu(variant, work.shape, plan, arrays)
+  Timing timing = device.kind == Device::kCuda ? execute_on_gpu(arguments, variant, work.shape, plan, arrays)
                                                : execute(arguments, variant, work.shape, plan, arrays);
   write_outputs(arguments, arrays, files);
   if (outcome.json) {

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <string_view>
 #include <utility>
 
+#include "codegen/cuda_backward_variant.h"
+#include "codegen/cuda_forward_variant.h"
 #include "codegen/cuda_params.h"
-#include "codegen/cuda_variant.h"
 #include "codegen/device_sources.h"
 #include "codegen/print_ir.h"
 #include "codegen/wgmma_text.h"
@@ -17,6 +19,7 @@ namespace attune::codegen {
 namespace {
 
 constexpr int kMaxHeadDim = 256;
+constexpr int kSideThreads = 128;  // of a CTA of the kernels around the main one
 
 std::string_view dtype_text(dsl::ElementType dtype) {
   return dtype == dsl::ElementType::kF16 ? "f16" : dtype == dsl::ElementType::kBF16 ? "bf16" : "f32";
@@ -41,15 +44,17 @@ int ceil_to(int value, int unit) {
 
 // Sizes for which the planner takes such a config: batch, q_len, k_len, heads, kv_heads.
 std::string_view typical_sizes(const GpuConfig& config) {
-  if (config.splits == 0) return "1,4096,4096,32,32";
+  if (config.splits == 0) return "1,4096,4096,16,16";
   if (config.key_warps > 1) return config.tile_heads > 1 ? "1,1,4096,8,2" : "1,1,4096,8,8";
   return config.tile_heads > 1 ? "1,32,4096,8,2" : "1,512,512,8,8";
 }
 
 // The program and the command that makes the file again, as a comment.
-std::string header(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
+std::string header(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
+                   bool is_backward) {
   const Ir& ir = lowered.ir;
-  std::string text = fmt::format("// {}, forward, {}, {}, head_dim {}", ir.name, options.arch, dtype_text(options.dtype), options.head_dim);
+  std::string text = fmt::format("// {}, {}, {}, {}, head_dim {}", ir.name, is_backward ? "backward" : "forward", options.arch,
+                                 dtype_text(options.dtype), options.head_dim);
   if (options.v_dim != options.head_dim) text += fmt::format(", v_dim {}", options.v_dim);
   text += "\n//\n";
   for (size_t at = 0; at < program.size();) {
@@ -57,39 +62,66 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
     text += end == at ? "//\n" : "//   " + program.substr(at, end - at) + "\n";
     at = end + 1;
   }
-  text += fmt::format("//\n// attune explain {}.attn --emit cuda --arch {} --dtype {} --shape {},{},{}", ir.name, options.arch,
-                      dtype_text(options.dtype), typical_sizes(config), options.head_dim, options.v_dim);
+  text += fmt::format("//\n// attune explain {}.attn --emit cuda{} --arch {} --dtype {} --shape {},{},{}", ir.name,
+                      is_backward ? " --backward" : "", options.arch, dtype_text(options.dtype), typical_sizes(config), options.head_dim,
+                      options.v_dim);
   for (const Param& param : ir.params) {
     if (param.is_const) text += fmt::format(" --const {}={}", param.name, print_expr(ir, param.default_value));
   }
   return text + "\n\n";
 }
 
-std::string config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
-  std::string text = "struct Config {\n";
-  const auto add = [&text](std::string_view type, std::string_view name, auto value, std::string_view meaning) {
+// The constants of a Config.
+class ConfigText {
+ public:
+  void add(std::string_view type, std::string_view name, auto value, std::string_view meaning) {
     const std::string line = fmt::format("  static constexpr {} {} = {};", type, name, value);
-    text += meaning.empty() ? line + "\n" : fmt::format("{:<44}  // {}\n", line, meaning);
-  };
-  add("int", "kHeadDim", options.head_dim, "");
-  add("int", "kVDim", options.v_dim, "");
-  add("int", "kColumnsO", ceil_to(options.v_dim, 16), "columns of the accumulator");
-  add("int", "kBlockN", config.block_n, "key columns of a tile");
-  add("int", "kStages", config.stages, "depth of the K and V rings");
-  if (config.skeleton == GpuSkeleton::kSm90) {
-    add("int", "kWarpgroups", config.warpgroups, "of 64 query rows each");
-    add("int", "kBuffersQ", config.buffers_q, "tiles of Q in shared memory");
-    add("bool", "kStale", config.stale, "softmax: stale reference instead of exact online maxima");
-    add("bool", "kRedoes", redoes, "tiles may be computed again");
-  } else {
-    add("int", "kWarps", config.warpgroups, "of 16 query rows each");
-    add("int", "kKeyWarps", config.key_warps, "of them with the same rows, each with its own keys");
-    add("bool", "kPacksHeads", config.tile_heads > 1, "rows are pairs of a query and a head of one key head");
-    add("bool", "kSplits", config.splits > 0, "CTAs may share the keys of a tile");
+    text_ += meaning.empty() ? line + "\n" : fmt::format("{:<44}  // {}\n", line, meaning);
   }
-  add("bool", "kFast", options.accuracy == Accuracy::kFast, "accuracy");
-  add("bool", "kPacked", options.packed, "sequences by cu_q and cu_k");
-  return text + fmt::format("  using Element = {};\n}};\n", options.dtype == dsl::ElementType::kF16 ? "F16" : "BF16");
+  void add_dims(const GpuKernelOptions& options) {
+    add("int", "kHeadDim", options.head_dim, "");
+    add("int", "kVDim", options.v_dim, "");
+  }
+  std::string finish(const GpuKernelOptions& options) {
+    add("bool", "kFast", options.accuracy == Accuracy::kFast, "accuracy");
+    add("bool", "kPacked", options.packed, "sequences by cu_q and cu_k");
+    return fmt::format("struct Config {{\n{}  using Element = {};\n}};\n", text_, options.dtype == dsl::ElementType::kF16 ? "F16" : "BF16");
+  }
+
+ private:
+  std::string text_;
+};
+
+std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
+  ConfigText text;
+  text.add_dims(options);
+  text.add("int", "kColumnsO", ceil_to(options.v_dim, 16), "columns of the accumulator");
+  text.add("int", "kBlockN", config.block_n, "key columns of a tile");
+  text.add("int", "kStages", config.stages, "depth of the K and V rings");
+  if (config.skeleton == GpuSkeleton::kSm90) {
+    text.add("int", "kWarpgroups", config.warpgroups, "of 64 query rows each");
+    text.add("int", "kBuffersQ", config.buffers_q, "tiles of Q in shared memory");
+    text.add("bool", "kStale", config.stale, "softmax: stale reference instead of exact online maxima");
+    text.add("bool", "kRedoes", redoes, "tiles may be computed again");
+  } else {
+    text.add("int", "kWarps", config.warpgroups, "of 16 query rows each");
+    text.add("int", "kKeyWarps", config.key_warps, "of them with the same rows, each with its own keys");
+    text.add("bool", "kPacksHeads", config.tile_heads > 1, "rows are pairs of a query and a head of one key head");
+    text.add("bool", "kSplits", config.splits > 0, "CTAs may share the keys of a tile");
+    text.add("bool", "kQuick", config.quick, "compiled in half the time");
+  }
+  return text.finish(options);
+}
+
+std::string backward_config_text(const GpuKernelOptions& options, const GpuConfig& config) {
+  const bool is_sm90 = config.skeleton == GpuSkeleton::kSm90;
+  ConfigText text;
+  text.add_dims(options);
+  text.add("int", "kBlockM", config.block_m, "query rows of a step");
+  text.add("int", "kBlockN", config.block_n, "key rows of a CTA");
+  text.add("int", "kStages", config.stages, "depth of the Q and dO rings");
+  text.add("int", is_sm90 ? "kWarpgroups" : "kWarps", config.warpgroups, is_sm90 ? "of 64 key rows each" : "of 16 key rows each");
+  return text.finish(options);
 }
 
 std::string kernel_text(std::string_view name, int threads, std::string_view function) {
@@ -109,18 +141,33 @@ uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& con
 // What Layout in sm80_forward.cuh adds up to; the kernel asserts it.
 uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int columns_k = ceil_to(options.head_dim, 16), columns_v = ceil_to(options.v_dim, 16);
-  const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.block_m();
-  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / config.key_warps / 2 <= 144;
+  const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.forward_rows();
+  const bool keeps_q = !config.quick && columns_k / 4 + columns_v / 2 + config.block_n / config.key_warps / 2 <= 144;
   const int q = config.stages * bytes_k + (keeps_q ? config.stages - 1 : config.stages) * bytes_v;
   const int parts = (config.warpgroups - config.warpgroups / config.key_warps) * (columns_v / 8 + 1) * 32 * 16;
   const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v + parts});
   return static_cast<uint32_t>(end + 16 * config.warpgroups);
 }
 
-// What is generated of one kernel.
-class Generated {
+// What Layout in sm90_backward.cuh adds up to at most; the kernel asserts that it fits.
+uint32_t sm90_backward_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
+  const int chunks = (options.head_dim + 63) / 64 + (options.v_dim + 63) / 64;
+  const int rows = (config.block_n + config.stages * config.block_m) * chunks * 128;
+  const int ds = 2 * config.block_m * config.block_n * 2, row_values = config.stages * config.block_m * 2 * 4;
+  constexpr int kAlignment = 1024, kSmall = 1024;
+  return static_cast<uint32_t>(ceil_to(rows + ds + row_values + kAlignment + kSmall, 128));
+}
+
+// What Layout in sm80_backward.cuh adds up to; the kernel asserts it.
+uint32_t sm80_backward_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
+  const int columns = ceil_to(options.head_dim, 16) + ceil_to(options.v_dim, 16);
+  return static_cast<uint32_t>((16 * config.warpgroups + config.stages * config.block_m) * columns * 2 + 16 * config.warpgroups);
+}
+
+// What is generated of the forward kernel.
+class GeneratedForward {
  public:
-  Generated(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
+  GeneratedForward(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
       : options_(options),
         config_(config),
         variant_(lowered, checked(options), config),
@@ -132,7 +179,7 @@ class Generated {
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.threads = is_sm90() ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
-    kernel_.part_bytes = is_sm90() ? 0 : static_cast<size_t>(config.block_m() / 16 * (ceil_to(options.v_dim, 16) / 8 + 1) * 32 * 16);
+    kernel_.part_bytes = is_sm90() ? 0 : static_cast<size_t>(config.forward_rows() / 16 * (ceil_to(options.v_dim, 16) / 8 + 1) * 32 * 16);
     kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config, redoes()) : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
@@ -144,10 +191,10 @@ class Generated {
   // Whether a tile may need more care than it gets at first.
   bool redoes() const { return config_.stale || (variant_.is_sigmoid() && options_.accuracy == Accuracy::kFast); }
   const GpuKernel& kernel() const { return kernel_; }
-  std::string structs() const { return config_text(options_, config_, redoes()) + "\n" + params_.text() + "\n" + variant_.text(); }
-  std::string kernels(std::string_view function) const {
-    std::string text = kernel_text(kernel_.name, kernel_.threads, function);
-    if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, 128, "column_extents_sm90");
+  std::string structs() const { return forward_config_text(options_, config_, redoes()) + "\n" + params_.text() + "\n" + variant_.text(); }
+  std::string kernels(const GpuSkeletonText& skeleton) const {
+    std::string text = kernel_text(kernel_.name, kernel_.threads, skeleton.function);
+    if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, kSideThreads, "column_extents_sm90");
     return text;
   }
 
@@ -159,52 +206,161 @@ class Generated {
   GpuKernel kernel_;
 };
 
-GpuSkeletonText own_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
+// What is generated of the backward kernels.
+class GeneratedBackward {
+ public:
+  GeneratedBackward(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
+      : options_(options),
+        config_(config),
+        variant_(lowered, checked(options), config),
+        params_(backward_params(lowered.ir, {.skeleton = config.skeleton,
+                                             .packed = options.packed,
+                                             .has_extents = variant_.is_searched(),
+                                             .has_index_flag = variant_.has_index_flag()})) {
+    const std::string name = lowered.ir.name + "_backward";
+    kernel_.fields = params_.fields();
+    kernel_.params_bytes = params_.bytes();
+    kernel_.side_threads = kSideThreads;
+    if (variant_.is_prepared()) kernel_.prepare_name = name + "_prepare";
+    if (is_sm90()) {
+      kernel_.name = name;
+      kernel_.finish_name = name + "_finish";
+      kernel_.threads = 128 * (config.warpgroups + 1);
+      kernel_.shared_bytes = sm90_backward_shared_bytes(options, config);
+      if (variant_.is_searched()) {
+        kernel_.extents_name = name + "_extents";
+        kernel_.extent_bytes = variant_.extent_bytes();
+      }
+    } else {
+      kernel_.name = name + "_keys";
+      kernel_.queries_name = name + "_queries";
+      kernel_.threads = 32 * config.warpgroups;
+      kernel_.shared_bytes = sm80_backward_shared_bytes(options, config);
+    }
+  }
+
+  bool is_sm90() const { return config_.skeleton == GpuSkeleton::kSm90; }
+  const GpuKernel& kernel() const { return kernel_; }
+  std::string structs() const { return backward_config_text(options_, config_) + "\n" + params_.text() + "\n" + variant_.text(); }
+  std::string kernels(const GpuSkeletonText& skeleton) const {
+    std::string text;
+    if (!kernel_.prepare_name.empty()) text += kernel_text(kernel_.prepare_name, kSideThreads, skeleton.prepare);
+    if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, kSideThreads, "row_extents_sm90");
+    text += kernel_text(kernel_.name, kernel_.threads, skeleton.function);
+    if (!kernel_.queries_name.empty()) text += kernel_text(kernel_.queries_name, kernel_.threads, skeleton.queries);
+    if (!kernel_.finish_name.empty()) text += kernel_text(kernel_.finish_name, kSideThreads, skeleton.finish);
+    return text;
+  }
+
+ private:
+  const GpuKernelOptions& options_;
+  const GpuConfig& config_;
+  const BackwardVariant variant_;
+  const ParamsLayout params_;
+  GpuKernel kernel_;
+};
+
+std::string vocabulary(std::initializer_list<const char*> names) {
+  std::string text;
+  for (const char* name : names) text += std::string(device_source(name)) + "\n";
+  return text;
+}
+
+GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = std::string(device_source("ptx_sm90.cuh")) + "\n" + std::string(device_source("sm90_common.cuh")) + "\n" +
-                          wgmma_forward_text(options, config);
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_forward_text(options, config);
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {
-    skeleton.vocabulary = device_source("ptx_sm80.cuh");
+    skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
     skeleton.text = device_source("sm80_forward.cuh");
     skeleton.function = "attention_forward_sm80";
   }
   return skeleton;
 }
 
-std::string file_text(const Generated& generated, const std::string& header, const GpuSkeletonText& skeleton) {
-  std::string text = header;
-  for (const char* name : {"types.cuh", "ptx.cuh", "math.cuh"}) text += std::string(device_source(name)) + "\n";
-  text += skeleton.vocabulary + "\n" + generated.structs() + "\n" + skeleton.text;
-  return text;
+// What its kernels are called.
+GpuSkeletonText backward_functions(const GpuConfig& config) {
+  GpuSkeletonText skeleton;
+  skeleton.prepare = "attention_backward_prepare";
+  if (config.skeleton == GpuSkeleton::kSm90) {
+    skeleton.function = "attention_backward_sm90";
+    skeleton.finish = "attention_backward_finish";
+  } else {
+    skeleton.function = "attention_backward_keys_sm80";
+    skeleton.queries = "attention_backward_queries_sm80";
+  }
+  return skeleton;
+}
+
+GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
+  GpuSkeletonText skeleton = backward_functions(config);
+  if (config.skeleton == GpuSkeleton::kSm90) {
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_backward_text(options, config);
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_backward.cuh"});
+  } else {
+    skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
+    skeleton.text = device_source("sm80_backward.cuh");
+  }
+  return skeleton;
+}
+
+// `layout`: what its last line asserts of its own shared memory, or nothing.
+template <typename Generated>
+GpuKernel whole_file(const Generated& generated, const std::string& start, const GpuSkeletonText& skeleton, const std::string& layout) {
+  GpuKernel kernel = generated.kernel();
+  kernel.source = start + skeleton.vocabulary + "\n" + generated.structs() + "\n" + skeleton.text + layout + generated.kernels(skeleton);
+  return kernel;
+}
+
+template <typename Generated>
+std::string layout_assertion(const Generated& generated) {
+  return fmt::format("static_assert(Layout<Config>::kBytes {} {});\n",
+                     generated.is_sm90() ? "+ 1024 <=" : "==", generated.kernel().shared_bytes);
+}
+
+std::string forward_start(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
+  return header(lowered, program, options, config, false) + vocabulary({"types.cuh", "ptx.cuh", "math.cuh"});
+}
+std::string backward_start(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
+  return header(lowered, program, options, config, true) + vocabulary({"types.cuh", "ptx.cuh", "math.cuh", "gradients.cuh"});
 }
 
 }  // namespace
 
 std::string emit_gpu_variant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config) {
-  const Generated generated(lowered, options, config);
-  return generated.structs() + generated.kernels(generated.is_sm90() ? "attention_forward_sm90" : "attention_forward_sm80");
+  const GeneratedForward generated(lowered, options, config);
+  GpuSkeletonText skeleton;
+  skeleton.function = generated.is_sm90() ? "attention_forward_sm90" : "attention_forward_sm80";
+  return generated.structs() + generated.kernels(skeleton);
+}
+
+std::string emit_gpu_backward_variant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config) {
+  const GeneratedBackward generated(lowered, options, config);
+  return generated.structs() + generated.kernels(backward_functions(config));
 }
 
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
-  const Generated generated(lowered, options, config);
-  const GpuSkeletonText skeleton = own_skeleton(options, config);
-  GpuKernel kernel = generated.kernel();
-  kernel.source = file_text(generated, header(lowered, program, options, config), skeleton);
-  kernel.source +=
-      fmt::format("static_assert(Layout<Config>::kBytes {} {});\n", generated.is_sm90() ? "+ 1024 <=" : "==", kernel.shared_bytes);
-  kernel.source += generated.kernels(skeleton.function);
-  return kernel;
+  const GeneratedForward generated(lowered, options, config);
+  return whole_file(generated, forward_start(lowered, program, options, config), forward_skeleton(options, config),
+                    layout_assertion(generated));
 }
 
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
                            const GpuSkeletonText& skeleton) {
-  const Generated generated(lowered, options, config);
-  GpuKernel kernel = generated.kernel();
-  kernel.source = file_text(generated, header(lowered, program, options, config), skeleton) + generated.kernels(skeleton.function);
-  return kernel;
+  return whole_file(GeneratedForward(lowered, options, config), forward_start(lowered, program, options, config), skeleton, "");
+}
+
+GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
+  const GeneratedBackward generated(lowered, options, config);
+  return whole_file(generated, backward_start(lowered, program, options, config), backward_skeleton(options, config),
+                    layout_assertion(generated));
+}
+
+GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
+                            const GpuSkeletonText& skeleton) {
+  return whole_file(GeneratedBackward(lowered, options, config), backward_start(lowered, program, options, config), skeleton, "");
 }
 
 }  // namespace attune::codegen

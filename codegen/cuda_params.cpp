@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <string_view>
 
 #include "codegen/cuda_values.h"
@@ -51,6 +52,42 @@ void add_param(const Param& param, bool packed, ParamsLayout& layout) {
   }
 }
 
+void add_gradient(const Param& param, ParamsLayout& layout) {
+  layout.add("g_" + param.name, "float*");
+  if (!param.is_tensor) return;
+  const int rank = static_cast<int>(param.dims.size());
+  layout.add_array("g_" + param.name + "_stride", "i64", rank);
+  layout.add("g_" + param.name + "_count", "i64");
+  layout.add_array("g_" + param.name + "_size", "int", rank);
+}
+
+void add_all(std::initializer_list<const char*> names, const std::string& type, ParamsLayout& layout) {
+  for (const char* name : names) layout.add(name, type);
+}
+
+void add_strides(std::initializer_list<const char*> names, ParamsLayout& layout) {
+  for (const char* name : names) layout.add_array(name, "i64", 3);
+}
+
+// Where sequences and the workspace lie, sizes and scheduling; `counts`: how many tiles a sequence has.
+void add_call(const GpuParamsOptions& options, std::initializer_list<const char*> counts, ParamsLayout& layout) {
+  const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
+  if (options.packed) add_all({"cu_q", "cu_k"}, "const int*", layout);
+  layout.add("counter", "int*");
+  if (is_sm90 && options.has_extents) layout.add("extents", "void*");
+  if (options.has_index_flag) layout.add("index_flag", "int*");
+  add_all({"batch", "heads", "kv_heads", "q_len", "k_len"}, "int", layout);
+  add_all(counts, "int", layout);
+  add_all({"tiles", "section_heads"}, "int", layout);
+  if (!is_sm90) add_all({"vector_loads", "vector_stores"}, "int", layout);
+}
+
+void check_size(const Ir& ir, const ParamsLayout& layout) {
+  if (layout.bytes() <= kMaxBytes) return;
+  throw ArgumentError(fmt::format("'{}' has too many parameters for a GPU: its kernel's argument takes {} bytes, expected at most {}",
+                                  ir.name, layout.bytes(), kMaxBytes));
+}
+
 }  // namespace
 
 void ParamsLayout::add_array(const std::string& name, const std::string& element, int count) {
@@ -83,32 +120,39 @@ std::string ParamsLayout::text() const {
   return text + fmt::format("}};\nstatic_assert(sizeof(Params) == {});\n", bytes());
 }
 
-ParamsLayout forward_params(const Ir& ir, const ForwardParamsOptions& options) {
+ParamsLayout forward_params(const Ir& ir, const GpuParamsOptions& options) {
   const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
   ParamsLayout layout;
-  if (is_sm90) {
-    for (const char* name : {"q_map", "k_map", "v_map", "out_map"}) layout.add(name, "TensorMap");
-  }
-  for (const char* name : {"q", "k", "v"}) layout.add(name, "const Raw*");
+  if (is_sm90) add_all({"q_map", "k_map", "v_map", "out_map"}, "TensorMap", layout);
+  add_all({"q", "k", "v"}, "const Raw*", layout);
   layout.add("out", "Raw*");
   layout.add("lse", "float*");
-  for (const char* name : {"q_stride", "k_stride", "v_stride", "out_stride", "lse_stride"}) layout.add_array(name, "i64", 3);
-  if (options.packed) {
-    for (const char* name : {"cu_q", "cu_k"}) layout.add(name, "const int*");
-  }
-  layout.add("counter", "int*");
-  if (is_sm90 && options.has_extents) layout.add("extents", "void*");
   if (!is_sm90) layout.add("parts", "void*");
-  if (options.has_index_flag) layout.add("index_flag", "int*");
-  for (const char* name : {"batch", "heads", "kv_heads", "q_len", "k_len", "tiles_m", "tiles", "section_heads"}) layout.add(name, "int");
-  if (!is_sm90) {
-    for (const char* name : {"splits", "vector_loads", "vector_stores"}) layout.add(name, "int");
-  }
+  add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "lse_stride"}, layout);
+  add_call(options, {"tiles_m"}, layout);
+  if (!is_sm90) layout.add("splits", "int");
   for (const Param& param : ir.params) add_param(param, options.packed, layout);
-  if (layout.bytes() > kMaxBytes) {
-    throw ArgumentError(fmt::format("'{}' has too many parameters for a GPU: its kernel's argument takes {} bytes, expected at most {}",
-                                    ir.name, layout.bytes(), kMaxBytes));
+  check_size(ir, layout);
+  return layout;
+}
+
+ParamsLayout backward_params(const Ir& ir, const GpuParamsOptions& options) {
+  const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
+  ParamsLayout layout;
+  if (is_sm90) add_all({"q_map", "k_map", "v_map", "dout_map", "dk_map", "dv_map"}, "TensorMap", layout);
+  add_all({"q", "k", "v", "out", "dout"}, "const Raw*", layout);
+  add_all({"dq", "dk", "dv"}, "Raw*", layout);
+  layout.add("lse", "const float*");
+  add_all({"lse2", "delta"}, "float*", layout);
+  if (is_sm90) layout.add("dq_sum", "float*");
+  add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "dout_stride", "dq_stride", "dk_stride", "dv_stride", "lse_stride"},
+              layout);
+  add_call(options, {"blocks_m", "blocks_n"}, layout);
+  for (const Param& param : ir.params) {
+    add_param(param, options.packed, layout);
+    if (param.is_grad) add_gradient(param, layout);
   }
+  check_size(ir, layout);
   return layout;
 }
 

@@ -33,14 +33,15 @@ class ParamsLayout {
   size_t end_ = 0, alignment_ = 8;
 };
 
-struct ForwardParamsOptions {
+struct GpuParamsOptions {
   GpuSkeleton skeleton = GpuSkeleton::kSm90;
   bool packed = false;
-  bool has_extents = false;     // classes of tiles are searched for with what is known of blocks of keys
+  bool has_extents = false;     // classes of tiles are searched for with what is known of blocks of keys (backward: of queries)
   bool has_index_flag = false;  // an index depends on data
 };
 
-// Throws ArgumentError if the members take more than a kernel's argument may.
-ParamsLayout forward_params(const Ir& ir, const ForwardParamsOptions& options);
+// Both throw ArgumentError if the members take more than a kernel's argument may.
+ParamsLayout forward_params(const Ir& ir, const GpuParamsOptions& options);
+ParamsLayout backward_params(const Ir& ir, const GpuParamsOptions& options);
 
 }  // namespace attune::codegen

@@ -14,15 +14,31 @@ namespace attune::codegen {
 namespace {
 
 // Names that the functions of a Variant and its structs have already.
-constexpr std::array kReserved = {"b",       "h",      "kv_h",    "q_len", "k_len", "first_q", "first_k", "last_q",
-                                  "last_k",  "sink2",  "outside", "p",     "u",     "row",     "column",  "rows",
-                                  "columns", "extent", "qk",      "q_idx", "k_idx", "keeps",   "first",   "last"};
+constexpr std::array kReserved = {"b",       "h",      "kv_h",    "q_len", "k_len", "first_q",   "first_k", "last_q",
+                                  "last_k",  "sink2",  "outside", "p",     "u",     "row",       "column",  "rows",
+                                  "columns", "extent", "qk",      "q_idx", "k_idx", "keeps",     "first",   "last",
+                                  "weight",  "dp",     "lse2",    "delta", "dqk",   "gradients", "counts"};
 constexpr int kCheapOps = 2;
+
+// Functions get lse2 and delta as arguments, so that what comes of them is of a pair.
+std::vector<Rate> rates_of(const Graph& graph) {
+  std::vector<Rate> rates = assign_rates(graph);
+  for (ValueId id = 0; id < graph.size(); ++id) {
+    const Node& node = graph[id];
+    if (node.op == Op::k_symbol) {
+      const auto symbol = static_cast<Symbol>(node.index);
+      if (symbol == Symbol::kLse2 || symbol == Symbol::kDelta) rates[id] = Rate::kElement;
+    } else if (node.op != Op::k_tile_min && node.op != Op::k_tile_max) {
+      for (ValueId operand : node.operands) rates[id] = join(rates[id], rates[operand]);
+    }
+  }
+  return rates;
+}
 
 }  // namespace
 
 CudaValues::CudaValues(const Ir& ir, bool packed, const CudaRoots& roots)
-    : ir_(ir), packed_(packed), rates_(assign_rates(ir.graph)), whole_(whole_ranges(ir.graph)), taken_(kReserved.begin(), kReserved.end()) {
+    : ir_(ir), packed_(packed), rates_(rates_of(ir.graph)), whole_(whole_ranges(ir.graph)), taken_(kReserved.begin(), kReserved.end()) {
   find_extents(roots.bounds);
   find_members(roots);
 }

@@ -6,8 +6,8 @@
 #include <array>
 #include <numbers>
 #include <utility>
-#include <vector>
 
+#include "codegen/cuda_function.h"
 #include "codegen/eval/interpreter.h"
 #include "codegen/fold_scale.h"
 #include "codegen/index_bounds.h"
@@ -17,60 +17,20 @@
 namespace attune::codegen {
 namespace {
 
-constexpr std::string_view kOfCall = "const Params& p, const Uniform& u";
-constexpr std::string_view kOfPair = "int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column";
-
-// One function of the struct. `body` stands at an indentation of four.
-std::string function(std::string_view declared, const std::string& body, bool is_guarded = false) {
-  const std::string guarded = is_guarded ? "  template <bool kGuarded>\n" : "";
-  return guarded + cuda_line(2, fmt::format("static DEVICE {} {{", declared)) + body + "  }\n";
-}
-
-std::string returned(const std::string& value) {
-  return cuda_line(4, fmt::format("return {};", value));
-}
-
-std::string struct_text(std::string_view name, const std::string& members) {
-  return members.empty() ? fmt::format("  struct {} {{}};\n", name) : fmt::format("  struct {} {{\n{}  }};\n", name, members);
-}
-
 // What a function whose reads clamp indices starts with.
 std::string declared_outside(const CudaWriter& writer) {
   return writer.clamps() ? "    bool outside = false;\n" : "";
 }
 
-std::string indented(const std::string& lines) {
-  std::string text;
-  for (size_t at = 0; at < lines.size();) {
-    const size_t end = lines.find('\n', at);
-    text += "  " + lines.substr(at, end + 1 - at);
-    at = end + 1;
-  }
-  return text;
-}
-
 }  // namespace
 
-ForwardVariant::ForwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
-    : options_(options), config_(config), ir_(lowered.ir), bounds_(lowered.bounds), score2_(lowered.score2) {
-  find_roots();
-  values_.emplace(ir_, options.packed, roots());
-  for (const auto& [root, prefix] : {std::pair(score2_, ""), std::pair(exponent2_, ""), std::pair(half_, "half_")}) {
-    if (root != kNoValue) values_->name_line(root, prefix);
-  }
-  if (!is_softmax()) values_->name_line(ir_.weight, exponent2_ == kNoValue ? "" : "plain_");
+CudaVariant::CudaVariant(const Lowered& lowered, const GpuKernelOptions& options)
+    : ir_(lowered.ir), bounds_(lowered.bounds), packed_(options.packed) {
+  if (!is_softmax()) find_sigmoid();
 }
 
-void ForwardVariant::find_roots() {
+void CudaVariant::find_sigmoid() {
   Graph& graph = ir_.graph;
-  if (is_softmax()) {
-    if (ir_.sink != kNoValue) {
-      sink2_ = fold_scale(graph, ir_.sink, std::numbers::log2e);
-      simplify(graph, std::array{&sink2_});
-    }
-    if (ir_.factor != kNoValue) factor_of_score_ = reachable(graph, std::array{ir_.factor})[graph.symbol(Symbol::kQk)];
-    return;
-  }
   const Node weight = graph[ir_.weight];
   if (weight.op != Op::k_sigmoid) return;
   const ValueId x = weight.operands[0];
@@ -82,7 +42,7 @@ void ForwardVariant::find_roots() {
 }
 
 // The value for qk = 0.
-ValueId ForwardVariant::without_qk(ValueId root) {
+ValueId CudaVariant::without_qk(ValueId root) {
   Graph& graph = ir_.graph;
   std::vector<ValueId> now(root + 1, kNoValue);
   const std::vector<bool> needed = reachable(graph, std::array{root});
@@ -99,27 +59,26 @@ ValueId ForwardVariant::without_qk(ValueId root) {
   return now[root];
 }
 
-CudaRoots ForwardVariant::roots() const {
-  CudaRoots roots;
-  for (const ValueId id : {score2_, is_softmax() ? ir_.factor : ir_.weight, exponent2_, half_, center_, has_mask() ? ir_.mask : kNoValue}) {
+void CudaVariant::place_values(CudaRoots roots, ValueId weight) {
+  for (const ValueId id : {exponent2_, half_, center_, has_mask() ? ir_.mask : kNoValue}) {
     if (id != kNoValue) roots.element.push_back(id);
   }
-  if (sink2_ != kNoValue) roots.row.push_back(sink2_);
-  if (is_searched()) {
-    roots.bounds = {bounds_.may_keep, bounds_.all_kept};
-  } else {
-    roots.bounds = {bounds_.kept_keys.begin, bounds_.kept_keys.end, bounds_.full_keys.begin, bounds_.full_keys.end};
+  if (is_searched()) roots.bounds.insert(roots.bounds.end(), {bounds_.may_keep, bounds_.all_kept});
+  roots_ = std::move(roots);
+  values_.emplace(ir_, packed_, roots_);
+  for (const auto& [root, prefix] : {std::pair(exponent2_, ""), std::pair(half_, "half_")}) {
+    if (root != kNoValue) values_->name_line(root, prefix);
   }
-  return roots;
+  values_->name_line(weight, is_sigmoid() ? "plain_" : "");
 }
 
-size_t ForwardVariant::extent_bytes() const {
-  return 4 * std::max<size_t>(1, values_->extents(Rate::kColumn).size());
+size_t CudaVariant::extent_bytes(Rate rate) const {
+  return 4 * std::max<size_t>(1, values_->extents(rate).size());
 }
 
-bool ForwardVariant::has_index_flag() const {
-  std::vector<ValueId> all = roots().element;
-  if (sink2_ != kNoValue) all.push_back(sink2_);
+bool CudaVariant::has_index_flag() const {
+  std::vector<ValueId> all = roots_.element;
+  all.insert(all.end(), roots_.row.begin(), roots_.row.end());
   const std::vector<bool> needed = reachable(ir_.graph, all);
   for (ValueId id = 0; id < ir_.graph.size(); ++id) {
     const Node& node = ir_.graph[id];
@@ -130,60 +89,37 @@ bool ForwardVariant::has_index_flag() const {
   return false;
 }
 
-std::string ForwardVariant::text() const {
-  std::string text = "struct Variant {\n" + constants_text() + "\n" + uniform_text() + row_text() + column_text() + "\n";
-  if (is_softmax()) {
-    text += element_text("score2", score2_, true);
-    if (ir_.factor != kNoValue) text += element_text("factor", ir_.factor, false);
-  } else {
-    text += element_text("weight", ir_.weight, true);
-    if (exponent2_ != kNoValue) text += element_text("exponent2", exponent2_, true) + element_text("half", half_, true) + center_text();
-  }
-  if (has_mask()) text += keep_text();
-  text += "\n";
-  if (is_searched()) {
-    text += extent_text(Rate::kRow) + extent_text(Rate::kColumn) + classify_text();
-    if (config_.skeleton == GpuSkeleton::kSm90) text += stored_extents_text();
-  } else {
-    text += range_text("kept_keys", bounds_.kept_keys) + range_text("full_keys", bounds_.full_keys);
-  }
-  return text + "};\n";
-}
-
-std::string ForwardVariant::constants_text() const {
-  const char* weight = is_softmax() ? "kSoftmax" : exponent2_ != kNoValue ? "kSigmoid" : "kGeneral";
+std::string CudaVariant::kinds_text() const {
+  const char* weight = is_softmax() ? "kSoftmax" : is_sigmoid() ? "kSigmoid" : "kGeneral";
   const char* mask = !has_mask() ? "kAll" : is_searched() ? "kSearch" : "kRange";
-  return fmt::format(
-      "  static constexpr Weight kWeight = Weight::{};\n  static constexpr Mask kMask = Mask::{};\n"
-      "  static constexpr bool kSink = {}, kFactor = {}, kFactorOfScore = {};\n",
-      weight, mask, sink2_ != kNoValue, ir_.factor != kNoValue, factor_of_score_);
+  return fmt::format("  static constexpr Weight kWeight = Weight::{};\n  static constexpr Mask kMask = Mask::{};\n", weight, mask);
 }
 
-std::string ForwardVariant::uniform_text() const {
+std::string CudaVariant::uniform_text() const {
   const std::vector<ValueId>& members = values_->members(CudaScope::kUniform);
   CudaWriter writer(*values_, CudaScope::kUniform, CudaGuard::kNever, members);
   for (ValueId id : members) writer.assign("u", id);
   std::string text =
       "  struct Uniform {\n    int b, h, kv_h, q_len, k_len, first_q, first_k;\n" + values_->members_text(CudaScope::kUniform);
   text += "  };\n";
-  std::string body = cuda_line(4, fmt::format("Uniform u = {{b, h, h / (p.heads / p.kv_heads), {}}};",
-                                              options_.packed ? "p.cu_q[b + 1] - p.cu_q[b], p.cu_k[b + 1] - p.cu_k[b], p.cu_q[b], p.cu_k[b]"
-                                                              : "p.q_len, p.k_len, 0, 0"));
+  std::string body = cuda_line(
+      4, fmt::format("Uniform u = {{b, h, h / (p.heads / p.kv_heads), {}}};",
+                     packed_ ? "p.cu_q[b + 1] - p.cu_q[b], p.cu_k[b + 1] - p.cu_k[b], p.cu_q[b], p.cu_k[b]" : "p.q_len, p.k_len, 0, 0"));
   body += declared_outside(writer) + writer.take_statements();
   if (writer.clamps()) body += "    raise(outside, p.index_flag);\n";
-  return text + function("Uniform uniform(const Params& p, int b, int h)", body + "    return u;\n");
+  return text + cuda_function("Uniform uniform(const Params& p, int b, int h)", body + "    return u;\n");
 }
 
-std::string ForwardVariant::row_text() const {
+std::string CudaVariant::row_text(ValueId sink2) const {
   const std::vector<ValueId>& members = values_->members(CudaScope::kRow);
   std::vector<ValueId> all = members;
-  if (sink2_ != kNoValue) all.push_back(sink2_);
+  if (sink2 != kNoValue) all.push_back(sink2);
   CudaWriter writer(*values_, CudaScope::kRow, CudaGuard::kByTemplate, all);
   for (ValueId id : members) writer.assign("row", id);
   std::string struct_members = values_->members_text(CudaScope::kRow), sink;
-  if (sink2_ != kNoValue) {
+  if (sink2 != kNoValue) {
     struct_members += "    float sink2;\n";
-    sink = fmt::format("    row.sink2 = {};\n", writer.value(sink2_));
+    sink = fmt::format("    row.sink2 = {};\n", writer.value(sink2));
   }
   std::string body = "    Row row;\n" + declared_outside(writer) + writer.take_statements() + sink;
   if (values_->may_clamp(CudaScope::kRow)) {
@@ -192,41 +128,56 @@ std::string ForwardVariant::row_text() const {
     body += "    raise(outside, p.index_flag);\n";  // the sink's
   }
   body = struct_members.empty() ? "    return {};\n" : body + "    return row;\n";
-  return struct_text("Row", struct_members) + function(fmt::format("Row row(int q_idx, {})", kOfCall), body, true);
+  return cuda_struct("Row", struct_members) + cuda_function(fmt::format("Row row(int q_idx, {})", kOfCall), body, true);
 }
 
-std::string ForwardVariant::column_text() const {
+std::string CudaVariant::column_text() const {
   const std::vector<ValueId>& members = values_->members(CudaScope::kColumn);
   CudaWriter writer(*values_, CudaScope::kColumn, CudaGuard::kByTemplate, members);
   for (ValueId id : members) writer.assign("column", id);
   std::string body = "    Column column;\n" + declared_outside(writer) + writer.take_statements();
   if (writer.clamps()) body += "    column.outside = outside;\n";
   body = members.empty() ? "    return {};\n" : body + "    return column;\n";
-  return struct_text("Column", values_->members_text(CudaScope::kColumn)) +
-         function(fmt::format("Column column(int k_idx, {})", kOfCall), body, true);
+  return cuda_struct("Column", values_->members_text(CudaScope::kColumn)) +
+         cuda_function(fmt::format("Column column(int k_idx, {})", kOfCall), body, true);
 }
 
-// The flag is raised for pairs that count: kept, and of a row that there is. `carries`: also what the row and the column clamped.
-std::string ForwardVariant::element_text(std::string_view name, ValueId root, bool carries) const {
-  CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kByTemplate, std::array{root});
-  const std::string value = writer.value(root);
+// `carries`: also what the row and the column clamped.
+std::string CudaVariant::outside_text(const CudaWriter& writer, bool carries) const {
   std::vector<std::string> outside;
   if (writer.clamps()) outside.emplace_back("outside");
   if (carries && values_->may_clamp(CudaScope::kRow)) outside.emplace_back("row.outside");
   if (carries && values_->may_clamp(CudaScope::kColumn)) outside.emplace_back("column.outside");
-  std::string body = declared_outside(writer) + writer.take_statements();
-  if (outside.empty()) {
-    body += returned(value);
-  } else {
-    body += cuda_line(4, fmt::format("const float {} = {};", name, value));
-    const std::string any = outside.size() == 1 ? outside[0] : fmt::format("({})", fmt::join(outside, " || "));
-    body += cuda_line(4, fmt::format("raise({} && keeps && q_idx < u.q_len, p.index_flag);", any));
-    body += returned(std::string(name));
-  }
-  return function(fmt::format("float {}(float qk, {}, bool keeps)", name, kOfPair), body, true);
+  return outside.size() <= 1 ? fmt::format("{}", fmt::join(outside, "")) : fmt::format("({})", fmt::join(outside, " || "));
 }
 
-std::string ForwardVariant::center_text() const {
+std::string CudaVariant::statements_text(CudaWriter& writer) const {
+  return declared_outside(writer) + writer.take_statements();
+}
+
+// The flag is raised for pairs that count: kept, and of a row that there is.
+std::string CudaVariant::raise_text(const std::string& outside) const {
+  return outside.empty() ? "" : cuda_line(4, fmt::format("raise({} && keeps && q_idx < u.q_len, p.index_flag);", outside));
+}
+
+std::string CudaVariant::element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments) const {
+  CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kByTemplate, std::array{root});
+  const std::string value = writer.value(root), raised = raise_text(outside_text(writer, carries));
+  std::string body = statements_text(writer);
+  if (raised.empty()) {
+    body += cuda_return(value);
+  } else {
+    body += cuda_line(4, fmt::format("const float {} = {};", name, value)) + raised + cuda_return(std::string(name));
+  }
+  return cuda_function(fmt::format("float {}({}, {})", name, arguments, kOfPair), body, true);
+}
+
+std::string CudaVariant::sigmoid_text() const {
+  if (!is_sigmoid()) return "";
+  return element_text("exponent2", exponent2_, true) + element_text("half", half_, true) + center_text();
+}
+
+std::string CudaVariant::center_text() const {
   std::string value = "-kInfinity", statements;
   if (center_ != kNoValue) {
     CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, std::array{center_});
@@ -234,10 +185,10 @@ std::string ForwardVariant::center_text() const {
     statements = writer.take_statements();
   }
   return "  // The sigmoid's argument at qk = 0; -inf if that depends on the pair.\n" +
-         function(fmt::format("float center({})", kOfCall), statements + returned(value));
+         cuda_function(fmt::format("float center({})", kOfCall), statements + cuda_return(value));
 }
 
-std::string ForwardVariant::keep_text() const {
+std::string CudaVariant::keep_text() const {
   CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kAlways, std::array{ir_.mask});
   const std::string value = writer.value(ir_.mask);
   std::string body = declared_outside(writer) + writer.take_statements();
@@ -245,20 +196,20 @@ std::string ForwardVariant::keep_text() const {
     body += cuda_line(4, fmt::format("const bool keeps = {};", value)) +
             "    raise(outside && keeps && q_idx < u.q_len, p.index_flag);\n    return keeps;\n";
   } else {
-    body += returned(value);
+    body += cuda_return(value);
   }
-  return function(fmt::format("bool keep({})", kOfPair), body);
+  return cuda_function("bool keep(int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column)", body);
 }
 
-std::string ForwardVariant::range_text(std::string_view name, const IndexRange& range) const {
+std::string CudaVariant::range_text(std::string_view name, std::string_view tile, const IndexRange& range) const {
   CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, std::array{range.begin, range.end});
   const std::string begin = writer.value(range.begin), end = writer.value(range.end);
-  return function(fmt::format("KeyRange {}(int first_q, int last_q, {})", name, kOfCall),
-                  writer.take_statements() + returned(fmt::format("{{{}, {}}}", begin, end)));
+  return cuda_function(fmt::format("KeyRange {0}(int first_{1}, int last_{1}, {2})", name, tile, kOfCall),
+                       writer.take_statements() + cuda_return(fmt::format("{{{}, {}}}", begin, end)));
 }
 
 // The least and greatest of per-row or per-column values over a tile, by one warp.
-std::string ForwardVariant::extent_text(Rate rate) const {
+std::string CudaVariant::extent_text(Rate rate) const {
   const bool is_row = rate == Rate::kRow;
   const char* index = is_row ? "q" : "k";
   std::vector<ValueId> operands;
@@ -281,29 +232,31 @@ std::string ForwardVariant::extent_text(Rate rate) const {
   if (!operands.empty()) {
     body += fmt::format(
         "    for (int {0}_idx = first_{0} + static_cast<int>(threadIdx.x) % kWarp; {0}_idx <= last_{0}; {0}_idx += kWarp) {{\n", index);
-    body += indented(writer.take_statements() + fold) + "    }\n" + finish;
+    body += cuda_indented(writer.take_statements() + fold) + "    }\n" + finish;
   }
   if (writer.clamps()) body += "    raise(outside, p.index_flag);\n";
-  return struct_text(type, members) +
-         function(fmt::format("{0} {1}_extent(int first_{2}, int last_{2}, {3})", type, is_row ? "row" : "column", index, kOfCall),
-                  body + "    return extent;\n");
+  return cuda_struct(type, members) +
+         cuda_function(fmt::format("{0} {1}_extent(int first_{2}, int last_{2}, {3})", type, is_row ? "row" : "column", index, kOfCall),
+                       body + "    return extent;\n");
 }
 
-std::string ForwardVariant::classify_text() const {
+std::string CudaVariant::classify_text() const {
   CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, std::array{bounds_.may_keep, bounds_.all_kept});
   const std::string may_keep = writer.value(bounds_.may_keep), all_kept = writer.value(bounds_.all_kept);
-  return function(
+  return cuda_function(
       fmt::format("TileClass classify(const RowExtent& rows, const ColumnExtent& columns, int first_q, int last_q, int first_k, "
                   "int last_k, {})",
                   kOfCall),
       writer.take_statements() + cuda_line(4, fmt::format("if (!({})) return TileClass::kSkip;", may_keep)) +
-          returned(fmt::format("{} ? TileClass::kFull : TileClass::kPartial", all_kept)));
+          cuda_return(fmt::format("{} ? TileClass::kFull : TileClass::kPartial", all_kept)));
 }
 
-std::string ForwardVariant::stored_extents_text() const {
-  return function("ColumnExtent* stored_extents(const Params& p, int b, int h)",
-                  "    const int blocks = (p.k_len + Config::kBlockN - 1) / Config::kBlockN;\n"
-                  "    return static_cast<ColumnExtent*>(p.extents) + (static_cast<i64>(b) * p.heads + h) * blocks;\n");
+std::string CudaVariant::stored_text(Rate rate, std::string_view name, std::string_view blocks) const {
+  const char* type = rate == Rate::kRow ? "RowExtent" : "ColumnExtent";
+  return cuda_function(
+      fmt::format("{}* {}(const Params& p, int b, int h)", type, name),
+      fmt::format("    const int blocks = {};\n    return static_cast<{}*>(p.extents) + (static_cast<i64>(b) * p.heads + h) * blocks;\n",
+                  blocks, type));
 }
 
 }  // namespace attune::codegen

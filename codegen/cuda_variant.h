@@ -1,4 +1,5 @@
-// A program as the `Variant` of a forward kernel, as CUDA text; docs/decisions/gpu-kernel.md is the contract.
+// A program as the `Variant` of a kernel, as CUDA text: what forward and backward kernels share. docs/decisions/gpu-kernel.md is the
+// contract.
 #pragma once
 
 #include <optional>
@@ -12,47 +13,58 @@
 
 namespace attune::codegen {
 
-class ForwardVariant {
+class CudaVariant {
  public:
-  ForwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config);
-  ForwardVariant(const ForwardVariant&) = delete;  // values_ refers to ir_
-  ForwardVariant& operator=(const ForwardVariant&) = delete;
+  CudaVariant(const CudaVariant&) = delete;  // values_ refers to ir_
+  CudaVariant& operator=(const CudaVariant&) = delete;
 
-  std::string text() const;
   bool is_sigmoid() const { return exponent2_ != kNoValue; }
-  // Whether the mask's tiles have to be classified, and what one block of keys needs in memory for that.
+  // Whether the mask's tiles have to be classified.
   bool is_searched() const { return bounds_.kind == MaskBounds::Kind::kTileMap; }
-  size_t extent_bytes() const;
   // Whether an index depends on data.
   bool has_index_flag() const;
 
- private:
+ protected:
+  CudaVariant(const Lowered& lowered, const GpuKernelOptions& options);
+  ~CudaVariant() = default;
+
   bool is_softmax() const { return ir_.weight_kind == WeightKind::kSoftmax; }
   bool has_mask() const { return bounds_.kind != MaskBounds::Kind::kAll; }
-  void find_roots();
-  ValueId without_qk(ValueId root);
-  CudaRoots roots() const;
+  // Once, when all nodes are there. To `roots` come those of the mask, except ranges, and of the sigmoid; `weight`: what is named "scale"
+  // and "bias" in it.
+  void place_values(CudaRoots roots, ValueId weight);
+  // What one block of rows or columns needs in memory so that tiles can be classified.
+  size_t extent_bytes(Rate rate) const;
 
-  std::string constants_text() const;
+  std::string kinds_text() const;
   std::string uniform_text() const;
-  std::string row_text() const;
+  std::string row_text(ValueId sink2) const;
   std::string column_text() const;
-  std::string element_text(std::string_view name, ValueId root, bool carries) const;
-  std::string center_text() const;
+  std::string element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments = "float qk") const;
+  std::string sigmoid_text() const;
   std::string keep_text() const;
-  std::string range_text(std::string_view name, const IndexRange& range) const;
+  std::string range_text(std::string_view name, std::string_view tile, const IndexRange& range) const;  // of tile "q" or "k"
   std::string extent_text(Rate rate) const;
   std::string classify_text() const;
-  std::string stored_extents_text() const;
+  std::string stored_text(Rate rate, std::string_view name, std::string_view blocks) const;
 
-  const GpuKernelOptions& options_;
-  const GpuConfig& config_;
+  // Parts of functions.
+  std::string outside_text(const CudaWriter& writer, bool carries) const;
+  std::string statements_text(CudaWriter& writer) const;
+  std::string raise_text(const std::string& outside) const;
+
   Ir ir_;  // a copy: it grows
-  MaskBounds bounds_;
-  ValueId score2_ = kNoValue, sink2_ = kNoValue;                        // softmax
+  const MaskBounds bounds_;
+  const bool packed_;
   ValueId exponent2_ = kNoValue, half_ = kNoValue, center_ = kNoValue;  // sigmoid
-  bool factor_of_score_ = false;
   std::optional<CudaValues> values_;
+
+ private:
+  void find_sigmoid();
+  ValueId without_qk(ValueId root);
+  std::string center_text() const;
+
+  CudaRoots roots_;
 };
 
 }  // namespace attune::codegen

@@ -139,13 +139,15 @@ std::string_view wider(std::string_view x, std::string_view y) {
 
 }  // namespace
 
-CudaWriter::CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots)
+CudaWriter::CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots,
+                       const std::map<ValueId, std::string>& given)
     : values_(values), scope_(scope), guard_(guard) {
   for (const CudaScope of : {CudaScope::kUniform, CudaScope::kRow, CudaScope::kColumn}) {
     if (!sees(of)) continue;
     const char* owner = of == CudaScope::kUniform ? "u" : of == CudaScope::kRow ? "row" : "column";
     for (ValueId id : values.members(of)) text_[id] = {fmt::format("{}.{}", owner, values.name(id))};
   }
+  for (const auto& [id, name] : given) text_[id] = {name};
   count_uses(roots);
 }
 
@@ -197,6 +199,13 @@ void CudaWriter::name_if_shared(ValueId id, bool is_root) {
 std::string CudaWriter::value(ValueId id) {
   if (!text_.count(id)) write(id, true);
   return text_[id].text;
+}
+
+std::string CudaWriter::gradient_address(ValueId read) {
+  const Node& node = graph()[read];
+  if (node.op == Op::k_param) return "p.g_" + values_.ir().params[node.index].name;
+  for (ValueId index : node.operands) value(index);
+  return address(node, "p.g_");
 }
 
 void CudaWriter::assign(const std::string& owner, ValueId id) {
@@ -318,8 +327,15 @@ CudaText CudaWriter::param(const Node& node) {
 }
 
 CudaText CudaWriter::read(const Node& node) {
+  const dsl::ElementType element = values_.ir().params[node.index].element;
+  const std::string load = fmt::format("{}({})", load_text(element), address(node, "p.t_"));
+  if (node.type == Type::kBool) return {load + " != 0", CudaLevel::kCompare};
+  return {load};
+}
+
+std::string CudaWriter::address(const Node& node, std::string_view prefix) {
   const Param& param = values_.ir().params[node.index];
-  std::string address = "p.t_" + param.name;
+  std::string address = fmt::format("{}{}", prefix, param.name);
   for (size_t axis = 0; axis < node.operands.size(); ++axis) {
     const ValueId index = node.operands[axis];
     const std::string dim = fmt::format("p.t_{}_dim[{}]", param.name, axis);
@@ -330,11 +346,9 @@ CudaText CudaWriter::read(const Node& node) {
     } else if (values_.rate(index) != Rate::kUniform && guard_ != CudaGuard::kNever) {
       safe = fmt::format("inside<{}>({}, {})", guard_ == CudaGuard::kAlways ? "true" : "kGuarded", text_[index].text, dim);
     }
-    address += fmt::format(" + {} * p.t_{}_stride[{}]", safe, param.name, axis);
+    address += fmt::format(" + {} * {}{}_stride[{}]", safe, prefix, param.name, axis);
   }
-  const std::string load = fmt::format("{}({})", load_text(param.element), address);
-  if (node.type == Type::kBool) return {load + " != 0", CudaLevel::kCompare};
-  return {load};
+  return address;
 }
 
 }  // namespace attune::codegen

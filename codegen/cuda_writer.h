@@ -26,11 +26,14 @@ struct CudaText {
 
 class CudaWriter {
  public:
-  // `roots` are all that will be asked for.
-  CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots);
+  // `roots` are all that will be asked for. `given`: values that are arguments of the function, by their names there.
+  CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots,
+             const std::map<ValueId, std::string>& given = {});
 
   // The value as an expression; what it needs has become statements.
   std::string value(ValueId id);
+  // Where the gradient of what `read` (a read or a param) gives lies; of a read the indices are among the roots.
+  std::string gradient_address(ValueId read);
   // "OWNER.NAME = ...;" for a member, which is read there from now on.
   void assign(const std::string& owner, ValueId id);
   // Lines, indented by four; empties the list.
@@ -49,6 +52,7 @@ class CudaWriter {
   std::string form(ValueId id, std::string_view type) const;
   CudaText param(const Node& node);
   CudaText read(const Node& node);
+  std::string address(const Node& node, std::string_view prefix);
 
   const CudaValues& values_;
   const CudaScope scope_;

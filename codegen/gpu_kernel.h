@@ -18,20 +18,23 @@ enum class GpuSkeleton : uint8_t {
 // `fast` may use every form whose error passes the gate; `high` stays within 1.1x of the exact maths in the same dtype.
 enum class Accuracy : uint8_t { kFast, kHigh };
 
-// The tile configuration of a forward kernel. Each member is a named constant of the generated `Config`.
+// The tile configuration of a kernel. Each member is a named constant of the generated `Config`.
 struct GpuConfig {
   GpuSkeleton skeleton = GpuSkeleton::kSm90;
-  int warpgroups = 2;  // sm90: consumer warpgroups of 64 query rows each; sm80: warps of 16 rows each
-  int block_n = 128;   // key columns of a tile
-  int stages = 2;      // depth of the K and V rings
+  int warpgroups = 2;  // sm90: consumer warpgroups of 64 rows each; sm80: warps of 16 rows each
+  int block_m = 64;    // backward: query rows of a step
+  int block_n = 128;   // key columns of a tile; backward: key rows of a CTA
+  int stages = 2;      // depth of the K and V rings; backward: of Q and dO
   int buffers_q = 2;   // sm90: tiles of Q in shared memory
   bool stale = false;  // softmax: stale reference instead of exact online maxima
-  int key_warps = 1;   // sm80: warps with the same rows, which share the keys of a tile
-  int tile_heads = 1;  // sm80: query heads of a tile; 1, or all of a key head
-  int splits = 0;      // sm80: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot
+  int key_warps = 1;   // sm80 forward: warps with the same rows, which share the keys of a tile
+  int tile_heads = 1;  // sm80 forward: query heads of a tile; 1, or all of a key head
+  int splits = 0;      // sm80 forward: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot
+  bool quick = false;  // sm80 forward: less code, compiled in half the time
   bool operator==(const GpuConfig&) const = default;
 
-  int block_m() const { return skeleton == GpuSkeleton::kSm90 ? warpgroups * 64 : warpgroups / key_warps * 16; }
+  // Query rows of a CTA of the forward pass.
+  int forward_rows() const { return skeleton == GpuSkeleton::kSm90 ? warpgroups * 64 : warpgroups / key_warps * 16; }
 };
 
 // What a kernel is specialised by, beside the program and its config.
@@ -58,10 +61,16 @@ struct GpuKernel {
   int threads = 0;
   uint32_t shared_bytes = 0;
   // A kernel of the same source and arguments that runs before it, if the tiles of the mask have to be classified (sm90): a warp for each
-  // block of keys of each head and batch, of which it writes `extent_bytes` at most into the workspace.
+  // block of keys (backward: of queries) of each head and batch, of which it writes `extent_bytes` at most into the workspace.
   std::string extents_name;
   size_t extent_bytes = 0;
-  size_t part_bytes = 0;  // sm80: what one of several splits of a tile leaves in the workspace
+  size_t part_bytes = 0;  // sm80 forward: what one of several splits of a tile leaves in the workspace
+  // Backward: kernels of the same source and arguments around `name`, in this order; one whose name is empty has nothing to do. `prepare`
+  // and `finish` run CTAs of `side_threads` threads, one for each block of block_m queries of each head and batch, and at least one.
+  std::string prepare_name;  // lse2 and delta, zeros in the gradients of parameters
+  std::string queries_name;  // sm80: dq, with the threads and shared memory of `name`, which has dk and dv; a CTA has 16 queries a warp
+  std::string finish_name;   // sm90: dq from its sums; the gradients of rows
+  int side_threads = 0;
 };
 
 }  // namespace attune::codegen

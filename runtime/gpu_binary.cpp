@@ -4,6 +4,7 @@
 #include <future>
 #include <string_view>
 
+#include "runtime/error.h"
 #include "runtime/gpu_binary_io.h"
 #include "runtime/key_lock.h"
 #include "runtime/single_flight.h"
@@ -55,7 +56,14 @@ std::shared_ptr<const GpuBinary> get_gpu_binary(const GpuSource& source, const O
   static auto* binaries = new SingleFlight<CacheKey, GpuBinary>();
   const CacheKey key = gpu_binary_key(source);
   if (options.always_compile) return make(key, source, cache, options);
-  return binaries->get(key, [&] { return make(key, source, cache, options); });
+  while (true) {
+    try {
+      return binaries->get(key, [&] { return make(key, source, cache, options); });
+    } catch (const CancelledError&) {
+      if (options.cancel.stop_requested()) throw;
+      // Whoever compiled it for both was cancelled.
+    }
+  }
 }
 
 std::vector<std::shared_ptr<const GpuBinary>> get_gpu_binaries(const GpuPlan& plan, const ObjectCache& cache,

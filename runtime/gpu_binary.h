@@ -26,7 +26,7 @@ std::shared_ptr<const GpuBinary> stored_gpu_binary(const GpuSource& source, cons
 
 struct GpuBinaryOptions {
   bool always_compile = false;  // also what the cache has; the new code is stored
-  std::stop_token cancel;       // threads that wait for the same source get the cancellation too
+  std::stop_token cancel;       // a thread that waits for the same source and is not cancelled itself compiles it then
 };
 
 // While one process compiles, others that ask for the same source wait for it, up to a minute. Throws what compile_gpu throws.

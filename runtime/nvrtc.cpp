@@ -182,7 +182,7 @@ class Compilation {
     const NvrtcVersion& version = nvrtc_.known_version();
     const std::string head = fmt::format("nvrtcCompileProgram: {}", name(result));
     if (result == Result::kCancelled || (options_.cancel.stop_requested() && result != Result::kCompilation)) {
-      throw EnvironmentError(fmt::format("{}: cancelled while compiling for {}", head, source_.arch));
+      throw CancelledError(fmt::format("{}: cancelled while compiling for {}", head, source_.arch));
     }
     if (result == Result::kInvalidOption) {
       throw EnvironmentError(fmt::format("{}: NVRTC {}.{} '{}' does not take {}: {}", head, version.major, version.minor, version.path,

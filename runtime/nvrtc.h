@@ -40,8 +40,8 @@ struct CompiledGpu {
 // The flags that every source is compiled with, beside its arch; a part of cache keys.
 std::string nvrtc_flags();
 
-// Several threads may compile at once. Throws EnvironmentError: no NVRTC, an arch that it does not know, cancelled, or a source that does
-// not compile, which is our bug, with the log.
+// Several threads may compile at once. Throws CancelledError, or EnvironmentError: no NVRTC, an arch that it does not know, or a source
+// that does not compile, which is our bug, with the log.
 CompiledGpu compile_gpu(const GpuSource& source, const GpuCompileOptions& options = {});
 
 // How often this process has called the compiler.

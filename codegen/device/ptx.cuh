@@ -14,7 +14,10 @@ DEVICE void store_shared(u32 to, int value) {
 }
 DEVICE int4 load_shared_x4(u32 from) {
   int4 value;
-  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];" : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "r"(from) : "memory");
+  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(from)
+               : "memory");
   return value;
 }
 DEVICE void store_shared_x4(u32 to, int4 value) {
@@ -24,6 +27,10 @@ DEVICE int add_shared(u32 to, int value) {
   int before;
   asm volatile("atom.shared.add.s32 %0, [%1], %2;" : "=r"(before) : "r"(to), "r"(value) : "memory");
   return before;
+}
+
+DEVICE void add_global(float* to, float value) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(value) : "memory");
 }
 
 // Special-function unit: 16 results a cycle and multiprocessor. exp2: 2 ulp; tanh: absolute error 2^-10.9.

@@ -33,15 +33,9 @@
 //   <= 256            8      32       1        96 Ki + 128    250, 242
 //   <= 256            4      32       1        64 Ki + 64     250, 244      few rows
 //   few rows: kKeyWarps = kWarps = 4, block_n 64, 2 stages up to head_dim + v_dim = 256, else 1
-
-// A matrix in shared memory, in pieces of 16 bytes, with zeros behind its kWidth columns. Pieces of a row change places within their group
-// so that ldmatrix reads eight rows of a column of pieces from all banks at once.
-template <int kWidth>
-struct Matrix {
-  static constexpr int kColumns = (kWidth + 15) / 16 * 16, kPieces = kColumns / 8, kPitch = 2 * kColumns;  // pitch in bytes
-  static constexpr int kGroup = kPieces % 8 == 0 ? 8 : kPieces % 4 == 0 ? 4 : 2;
-  static DEVICE int at(int row, int piece) { return row * kPitch + 16 * (piece ^ row / (8 / kGroup) % kGroup); }
-};
+//   any               4      16       1      kQuick                         while another kernel compiles
+//
+// kQuick keeps loops rolled and has one path for masked and full blocks: half the time to compile.
 
 // Shared memory, in bytes.
 template <typename Config>
@@ -51,7 +45,7 @@ struct Layout {
   static constexpr int kThreads = Config::kWarps * kWarp, kRowWarps = Config::kWarps / Config::kKeyWarps, kRowsQ = kRowWarps * 16;
   static constexpr int kKeys = Config::kBlockN / Config::kKeyWarps;  // of a block, that one warp works on
   // Q stays in registers where they suffice for it, O and S.
-  static constexpr bool kKeepsQ = K::kColumns / 4 + V::kColumns / 2 + kKeys / 2 <= 144;
+  static constexpr bool kKeepsQ = !Config::kQuick && K::kColumns / 4 + V::kColumns / 2 + kKeys / 2 <= 144;
   static constexpr int kBytesK = Config::kBlockN * K::kPitch, kBytesV = Config::kBlockN * V::kPitch;
   static constexpr int kK = 0, kV = Config::kStages * kBytesK;
   // Then Q is read before the last stage of V is first written.
@@ -82,19 +76,6 @@ DEVICE Tile tile_at(int number, const Params& p) {
   const int head = first_head + rest % heads;
   return {p.tiles_m - 1 - rest / heads, head % of_batch * (p.heads / of_batch), head / of_batch};
 }
-
-// Rows in memory: of one head, or of pairs of a query and a head of the group.
-struct HeadRows {
-  const Raw* from;
-  i64 stride;
-  DEVICE const Raw* at(int row) const { return from + row * stride; }
-};
-struct GroupRows {
-  const Raw* from;
-  i64 stride, head_stride;
-  int group;
-  DEVICE const Raw* at(int row) const { return from + row / group * stride + row % group * head_stride; }
-};
 
 // Blocks [begin, end).
 struct BlockRange {
@@ -197,7 +178,8 @@ struct Forward {
   using Column = typename Variant::Column;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kFactor = Variant::kFactor;
   static constexpr int kS = L::kKeys / 8, kO = L::V::kColumns / 8, kStepsQ = L::K::kColumns / 16;  // fragments of S, O, Q
-  static constexpr int kStages = Config::kStages, kHeads = Config::kPacksHeads ? 2 : 1;            // heads of a thread's rows
+  static constexpr int kStages = Config::kStages, kUnroll = Config::kQuick ? 1 : 4;
+  static constexpr int kHeads = Config::kPacksHeads ? 2 : 1;  // of a thread's rows
   static_assert(L::kKeys % 16 == 0, "block_n is a multiple of 16 for each of the warps that share a block");
   static_assert(Config::kHeadDim <= 256 && Config::kVDim <= 256, "head dims are at most 256");
 
@@ -314,13 +296,16 @@ struct Forward {
   // Copies are committed in the order Q, K, V, K, V, ...
   DEVICE void load_q() {
     const Raw* from = p.q + tile.b * p.q_stride[0] + u.first_q * p.q_stride[1] + tile.h * p.q_stride[2];
-    const int first = tile.m * L::kRowsQ;
     if constexpr (Config::kPacksHeads) {
-      load_rows<Config::kHeadDim, L::kRowsQ>(shared + L::kQ, GroupRows{from, p.q_stride[1], p.q_stride[2], group}, first, end_row);
+      load_queries(GroupRows{from, p.q_stride[1], p.q_stride[2], group});
     } else {
-      load_rows<Config::kHeadDim, L::kRowsQ>(shared + L::kQ, HeadRows{from, p.q_stride[1]}, first, end_row);
+      load_queries(HeadRows{from, p.q_stride[1]});
     }
     copy_async_commit();
+  }
+  template <typename Rows>
+  DEVICE void load_queries(const Rows& from) {
+    load_rows<Config::kHeadDim, L::kRowsQ, L::kThreads, kUnroll>(p.vector_loads, shared + L::kQ, from, tile.m * L::kRowsQ, end_row);
   }
   DEVICE void load_k(Block block, int stage) {
     const Raw* from = p.k + tile.b * p.k_stride[0] + u.first_k * p.k_stride[1] + u.kv_h * p.k_stride[2];
@@ -332,55 +317,14 @@ struct Forward {
   }
   template <int kWidth>
   DEVICE void load_keys(u32 to, const HeadRows& from, Block block) {
-    if (block.index >= 0) load_rows<kWidth, Config::kBlockN>(to, from, block.index * Config::kBlockN, u.k_len);
+    if (block.index >= 0)
+      load_rows<kWidth, Config::kBlockN, L::kThreads, kUnroll>(p.vector_loads, to, from, block.index * Config::kBlockN, u.k_len);
     copy_async_commit();
   }
   static DEVICE void await_oldest() {
     copy_async_wait<2 * kStages - 2>();
     __syncthreads();
   }
-
-  // kRows rows from the first on; zeros for those from `end` on.
-  template <int kWidth, int kRows, typename Rows>
-  DEVICE void load_rows(u32 to, const Rows& from, int first, int end) {
-    using M = Matrix<kWidth>;
-    constexpr int kStep = L::kThreads / M::kGroup;  // rows at a time
-    const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
-    if (p.vector_loads) {
-#pragma unroll 4
-      for (int r = 0; r < kRows; r += kStep) {
-        if (kRows % kStep != 0 && r + own_row >= kRows) break;
-        const int at = first + r + own_row;
-        const Raw* row_from = from.at(min(at, end - 1));
-#pragma unroll
-        for (int piece = own_piece; piece < M::kPieces; piece += M::kGroup) {
-          const int columns = kWidth == M::kColumns ? 8 : max(min(kWidth - 8 * piece, 8), 0);
-          copy_async_x4(to + M::at(r + own_row, piece), row_from + (columns > 0 ? 8 * piece : 0), at < end ? 2 * columns : 0);
-        }
-      }
-    } else {
-      load_elements<kWidth, kRows>(to, from, first, end);
-    }
-  }
-  // Rows that may start anywhere. Not inlined: one copy for all that load so.
-  template <int kWidth, int kRows, typename Rows>
-  static __device__ __noinline__ void load_elements(u32 to, Rows from, int first, int end) {
-    using M = Matrix<kWidth>;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kRows * M::kPieces; i += L::kThreads) {
-      const int r = i / M::kPieces, piece = i % M::kPieces;
-      const Raw* row_from = from.at(min(first + r, end - 1));
-      u32 element[8];
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const int column = 8 * piece + e;
-        element[e] = first + r < end && column < kWidth ? row_from[column] : 0;
-      }
-      store_shared_x4(to + M::at(r, piece), {pair(element[0], element[1]), pair(element[2], element[3]), pair(element[4], element[5]),
-                                             pair(element[6], element[7])});
-    }
-  }
-  static DEVICE int pair(u32 low, u32 high) { return static_cast<int>(low | high << 16); }
 
   // The first key of a block that this warp works on.
   DEVICE int first_key(Block block) const { return block.index * Config::kBlockN + key_warp * L::kKeys; }
@@ -393,12 +337,6 @@ struct Forward {
     if (Variant::kMask == Mask::kSearch) return !block.is_full;
     const int first_k = first_key(block);
     return first_k < full.begin || first_k + L::kKeys > full.end;
-  }
-
-  template <int kTiles>
-  static DEVICE void clear(float (&x)[kTiles][4]) {
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) x[i][0] = x[i][1] = x[i][2] = x[i][3] = 0.0f;
   }
 
   // A fragment of Q: 16 rows, 16 columns.
@@ -417,7 +355,7 @@ struct Forward {
   DEVICE void gemm_qk(float (&s)[kS][4], const u32 (&q)[kFragments][4], int stage) const {
     const u32 from = shared + L::kK + stage * L::kBytesK + key_warp * L::kKeys * L::K::kPitch;
     clear(s);
-#pragma unroll(L::kKeepsQ ? kStepsQ : 4)
+#pragma unroll(L::kKeepsQ ? kStepsQ : kUnroll)
     for (int step = 0; step < kStepsQ; ++step) {
       u32 a[4], b[4];
       if constexpr (L::kKeepsQ) {
@@ -481,7 +419,7 @@ struct Forward {
 
   // P of one block in place of its S.
   DEVICE void weights(float (&s)[kS][4], float (&o)[kO][4], Block block) {
-    const bool masked = is_masked(block);
+    const bool masked = Config::kQuick || is_masked(block);
     if constexpr (kSoftmax) {
       float qk[kFactor ? kS : 1][4], greatest[2] = {-kInfinity, -kInfinity};
       if (masked) {
@@ -723,23 +661,12 @@ struct Forward {
     __syncwarp();
     const int first_row = tile.m * L::kRowsQ + row_warp * 16;
     Raw* const to = p.out + tile.b * p.out_stride[0];
-#pragma unroll 4
+#pragma unroll(kUnroll)
     for (int i = lane; i < 16 * M::kPieces; i += kWarp) {
       const int r = i / M::kPieces, piece = i % M::kPieces;
       if (first_row + r >= end_row) continue;
-      store_piece(row_of(to, first_row + r, p.out_stride[1], p.out_stride[2]), piece, load_shared_x4(stage + M::at(r, piece)));
-    }
-  }
-  DEVICE void store_piece(Raw* row_to, int piece, int4 words) const {
-    const int columns = min(Config::kVDim - 8 * piece, 8);
-    if (p.vector_stores && columns == 8) {
-      *reinterpret_cast<int4*>(row_to + 8 * piece) = words;
-      return;
-    }
-    const int word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      if (e < columns) row_to[8 * piece + e] = static_cast<Raw>(word[e / 2] >> e % 2 * 16);
+      Raw* const row_to = row_of(to, first_row + r, p.out_stride[1], p.out_stride[2]);
+      store_piece<Config::kVDim>(p.vector_stores, row_to, piece, load_shared_x4(stage + M::at(r, piece)));
     }
   }
 };

@@ -61,7 +61,7 @@ DEVICE KeyTile key_tile_at(int number, const Params& p) {
 
 // What is said of a step, beside its tiles.
 struct Step {
-  enum Flags { kGuarded = 1, kLast = 2 };
+  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4 };
   int block;   // of queries
   int number;  // of the block, over all heads
   int next_h;  // the head of the step behind it
@@ -69,23 +69,23 @@ struct Step {
   static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
 };
 
-// One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine.
-template <typename Config, typename Variant>
+// One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine. `Arguments`: Params, whose members a template may name
+// where a program does not have them.
+template <typename Config, typename Variant, typename Arguments>
 struct Producer {
   using L = Layout<Config>;
   using Uniform = typename Variant::Uniform;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax;
-  const Params& p;
+  const Arguments& p;
   const Places at;
   const KeyTile tile;
   const int lane = threadIdx.x % kWarp;
   Ring<Config::kStages> j = {0};
 
   // The step that is known but not loaded: it is told of the one behind it.
-  int pending_block = -1, pending_h = 0;
-  bool pending_guarded = false;
+  int pending_block = -1, pending_h = 0, pending_flags = 0;
 
-  DEVICE Producer(const Params& params, Places places, KeyTile key_tile) : p(params), at(places), tile(key_tile) {}
+  DEVICE Producer(const Arguments& params, Places places, KeyTile key_tile) : p(params), at(places), tile(key_tile) {}
 
   template <int kChunks, int kRows>
   DEVICE void load(u32 full, u32 to, const TensorMap* map, int row, int h, int more_bytes) {
@@ -98,8 +98,10 @@ struct Producer {
     constexpr int kRowBytes = L::kM * 4;
     mbarrier_wait(at(L::kEmptyQ, j.place()), j.parity() ^ 1);
     if (lane == 0) {
-      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT),
-                      {pending_block, number, next_h, (pending_guarded ? Step::kGuarded : 0) | (is_last ? Step::kLast : 0)});
+      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT), {pending_block, number, next_h,
+                                                                     pending_flags | (is_last               ? Step::kLast
+                                                                                      : next_h != pending_h ? Step::kChangesHead
+                                                                                                            : 0)});
       const u32 full = at(L::kFullQ, j.place());
       load<L::kChunksQ, L::kM>(full, at(L::kQ) + j.place() * L::kBytesQ, &p.q_map, row, pending_h, kSoftmax ? kRowBytes : 0);
       if constexpr (kSoftmax) bulk_load(at(L::kLse) + j.place() * kRowBytes, p.lse2 + static_cast<i64>(number) * L::kM, kRowBytes, full);
@@ -118,7 +120,7 @@ struct Producer {
     if (pending_block >= 0) load_pending(u.h, false, u);
     pending_block = block;
     pending_h = u.h;
-    pending_guarded = is_guarded;
+    pending_flags = is_guarded ? Step::kGuarded : 0;
   }
 
   // The blocks of one query head. Those that reach past either end are guarded.
@@ -188,6 +190,7 @@ struct Consumer {
   typename Variant::Column columns[2];  // of this thread's keys: rows r and r + 8 of its warp's 16
   int first_key;
   bool is_fast;  // kSigmoid: by the unit's tanh
+  int flags;     // of the step
   typename Variant::Gradients gradients = {};
   typename Variant::KeyGradients key_gradients[2] = {};
 
@@ -361,7 +364,7 @@ struct Consumer {
       weights_by<kGuarded, Form::kExact>(s, lse);
     }
   }
-  DEVICE bool is_guarded() const { return of_step(j.count, Step::kFlags) & Step::kGuarded; }
+  DEVICE bool is_guarded() const { return flags & Step::kGuarded; }
   DEVICE void weights(float (&s)[kS], const RowValues& lse) {
     if constexpr (Variant::kFromWeight) {
       if (is_guarded()) {
@@ -438,6 +441,13 @@ struct Consumer {
     }
   }
 
+  // That of the first step is of nothing, and is thrown away.
+  DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int number, int i) {
+    if (static_cast<int>(late.count) < 0) return;
+    if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
+    add_dq(dq, number, i);
+  }
+
   DEVICE void run(const KeyTile& tile) {
     float dk[kDK], dv[kDV], s[kS], dp[kS];
     RowValues lse, deltas;
@@ -452,6 +462,7 @@ struct Consumer {
     issue_s(s);
     mbarrier_wait(at(L::kFullV), 0);
     issue_dp(dp);
+    flags = of_step(0, Step::kFlags);
     read_ahead(lse, lse_address());
     wait_products<1>(s);
     weights(s, lse);
@@ -467,7 +478,7 @@ struct Consumer {
       convert(s, w);
       publish_ds();
       const Ring<L::kPlacesS> late = {j.count - 1};
-      if (of_step(j.count, Step::kFlags) & Step::kLast) {
+      if (flags & Step::kLast) {
         issue_dv(dv, w);
         issue_dk(dk, dw);
         wait_products<0>(dv, dk);
@@ -475,36 +486,35 @@ struct Consumer {
         finish_dq(dq, {j.count});
         break;
       }
-      if (const int next_h = of_step(j.count, Step::kNextH); next_h != uniform.h) {
+      if (flags & Step::kChangesHead) {
         flush_head();
-        set_head(uniform.b, next_h);
+        set_head(uniform.b, of_step(j.count, Step::kNextH));
       }
-      // dQ of the step before; in the first one that of nothing, which is thrown away.
       issue_dv(dv, w);
       wait_ds(late);
       issue_dq(dq, late, 0);
       issue_dk(dk, dw);
       wait_products<2>(dv);
       release(at(L::kEmptyO, j.place()));
-      j.next();
-      issue_s(s);
-      wait_products<2>(dq);
-      if (j.count > 1) {
-        if (L::kUnitsOfOne == 1) release(at(L::kEmptyS, late.place()));
-        add_dq(dq, of_step(late.count, Step::kNumber), 0);
-      }
 #pragma unroll
       for (int i = 1; i < L::kUnitsOfOne; ++i) {
+        wait_products<1>(dq);
+        add_late_dq(dq, late, of_step(late.count, Step::kNumber), i - 1);
         issue_dq(dq, late, i);
-        wait_products<0>(dq);
-        if (j.count > 1) {
-          if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
-          add_dq(dq, of_step(late.count, Step::kNumber), i);
-        }
       }
+      j.next();
+      issue_s(s);
+      const int number = of_step(late.count, Step::kNumber);
+      if constexpr (L::kUnitsOfOne == 1) {
+        wait_products<2>(dq);
+      } else {
+        wait_products<1>(dq, dk);
+      }
+      add_late_dq(dq, late, number, L::kUnitsOfOne - 1);
       wait_products<1>(dk);
       release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
       issue_dp(dp);
+      flags = of_step(j.count, Step::kFlags);
       read_ahead(lse, lse_address());
       wait_products<1>(s);
       weights(s, lse);
@@ -602,7 +612,7 @@ DEVICE void attention_backward_sm90(const Params& p) {
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
-    if (__shfl_sync(~0u, threadIdx.x / kWarp, 0) == 0) Producer<Config, Variant>(p, at, tile).run();
+    if (__shfl_sync(~0u, threadIdx.x / kWarp, 0) == 0) Producer<Config, Variant, Params>(p, at, tile).run();
   } else {
     set_registers_up<L::kConsumerRegisters>();
     Consumer<Config, Variant>(p, at).run(tile);
@@ -622,49 +632,54 @@ DEVICE void row_extents_sm90(const Params& p) {
   if (threadIdx.x % kWarp == 0) Variant::stored_row_extents(p, u.b, u.h)[block] = extent;
 }
 
-// Converts the sums of dQ, a CTA for each block of queries of each head, and leaves them zero for the next call.
+// Gradients that are taken once for each row, of a block.
+template <typename Config, typename Variant, typename Arguments>
+DEVICE void add_row_gradients(const Arguments& p, const typename Variant::Uniform& u, int first) {
+  typename Variant::Gradients gradients = {};
+  for (int i = threadIdx.x; i < min(u.q_len - first, Config::kBlockM); i += blockDim.x) {
+    const i64 at = static_cast<i64>(blockIdx.x) * Config::kBlockM + i;
+    Variant::row_gradients(first + i, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(first + i, p, u), gradients);
+  }
+  __syncwarp();
+  Variant::flush(gradients, p, u);
+}
+
+// Converts the sums of dQ, a CTA of 128 threads for each block of queries of each head, and leaves them zero for the next call.
 template <typename Config, typename Variant>
-DEVICE void finish_backward_sm90(const Params& p) {
+DEVICE void attention_backward_finish(const Params& p) {
   using L = Layout<Config>;
-  constexpr int kThreads = 256, kPieces = Config::kHeadDim / 8;  // of 16 bytes
+  constexpr int kThreads = 128, kPieces = Config::kHeadDim / 8;  // of 16 bytes
   constexpr int kRowWords = L::kChunksQ * 32 + 4;                // shifted against bank conflicts
-  __shared__ __align__(16) u32 rows[64 * kRowWords];
-  const int head = blockIdx.x / p.blocks_m, block = blockIdx.x % p.blocks_m, thread = threadIdx.x;
+  constexpr int kSums = 4096 / 4 / kThreads;                     // of a thread and unit, 4 together
+  __shared__ __align__(16) u32 rows[L::kM * kRowWords];
+  const int head = blockIdx.x / p.blocks_m, first = blockIdx.x % p.blocks_m * L::kM, thread = threadIdx.x;
+  if (head >= p.batch * p.heads) return;
   const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
-  const int first = block * L::kM;
-  if (first >= u.q_len && block > 0) return;
+  if (first >= u.q_len && first > 0) return;
   const float scale = Variant::dqk_scale(p, u);
-  float4* from = reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * L::kUnits * 1024;
-  for (int part = 0; part < L::kM / 64; ++part) {
-    for (int i = thread; i < L::kChunksQ * 1024; i += kThreads) {
-      float4* at = from + part * L::kChunksQ * 1024 + i;
-      const float4 sum = *at;
-      *at = {0.0f, 0.0f, 0.0f, 0.0f};
-      const int owner = i % 128, row = owner / kWarp * 16 + owner % kWarp / 4, word = i / 1024 * 32 + i % 1024 / 128 * 4 + owner % 4;
-      rows[row * kRowWords + word] = Config::Element::pack(sum.x * scale, sum.y * scale);
-      rows[(row + 8) * kRowWords + word] = Config::Element::pack(sum.z * scale, sum.w * scale);
+  const int row = thread / kWarp * 16 + thread % kWarp / 4, word = thread % 4;
+  float4* sums = reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * (L::kUnits * 1024) + thread;
+#pragma unroll
+  for (int unit = 0; unit < L::kUnits; ++unit) {
+    float4 sum[kSums];
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] = sums[unit * 1024 + i * kThreads];
+    u32* to = rows + (unit / L::kChunksQ * 64 + row) * kRowWords + unit % L::kChunksQ * 32 + word;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      sums[unit * 1024 + i * kThreads] = {0.0f, 0.0f, 0.0f, 0.0f};
+      to[4 * i] = Config::Element::pack(sum[i].x * scale, sum[i].y * scale);
+      to[4 * i + 8 * kRowWords] = Config::Element::pack(sum[i].z * scale, sum[i].w * scale);
     }
-    __syncthreads();
-    if (p.dq) {
-      Raw* to = p.dq + (Config::kPacked ? 0 : u.b * p.dq_stride[0]) + u.h * p.dq_stride[2];
-      for (int i = thread; i < 64 * kPieces; i += kThreads) {
-        const int row = i / kPieces, piece = i % kPieces, q_idx = first + part * 64 + row;
-        if (q_idx >= u.q_len) break;
-        *reinterpret_cast<int4*>(to + static_cast<i64>(u.first_q + q_idx) * p.dq_stride[1] + piece * 8) =
-            *reinterpret_cast<const int4*>(rows + row * kRowWords + piece * 4);
-      }
-    }
-    __syncthreads();
   }
-  if constexpr (Variant::kGradients && Variant::kRowGradients) {
-    typename Variant::Gradients gradients = {};
-    for (int row = thread; row < L::kM; row += kThreads) {
-      const int q_idx = first + row;
-      if (q_idx >= u.q_len) break;
-      const i64 at = static_cast<i64>(blockIdx.x) * L::kM + row;
-      Variant::row_gradients(q_idx, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(q_idx, p, u), gradients);
-    }
-    __syncwarp();
-    Variant::flush(gradients, p, u);
+  __syncthreads();
+  if (p.dq) {
+    Raw* to =
+        p.dq + (Config::kPacked ? 0 : u.b * p.dq_stride[0]) + static_cast<i64>(u.first_q + first) * p.dq_stride[1] + u.h * p.dq_stride[2];
+    const int count = min(u.q_len - first, L::kM) * kPieces;
+    for (int i = thread; i < count; i += kThreads)
+      *reinterpret_cast<int4*>(to + i / kPieces * p.dq_stride[1] + i % kPieces * 8) =
+          *reinterpret_cast<const int4*>(rows + i / kPieces * kRowWords + i % kPieces * 4);
   }
+  if constexpr (Variant::kRowGradients) add_row_gradients<Config, Variant>(p, u, first);
 }

@@ -98,7 +98,8 @@ struct Producer {
       blocks = {__reduce_min_sync(~0u, own.first), __reduce_max_sync(~0u, own.last)};
 #pragma unroll
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
-        const int last_block = __shfl_sync(~0u, own.last, wg), begin = __shfl_sync(~0u, full.begin, wg), end = __shfl_sync(~0u, full.end, wg);
+        const int last_block = __shfl_sync(~0u, own.last, wg), begin = __shfl_sync(~0u, full.begin, wg),
+                  end = __shfl_sync(~0u, full.end, wg);
         if (lane != 0) continue;
         store_shared(to + 24 + 12 * wg, last_block);
         store_shared(to + 28 + 12 * wg, begin);
@@ -149,14 +150,16 @@ struct Producer {
     mbarrier_wait(at(L::kEmptyK, k.place()), k.parity() ^ 1);
     if (lane == 0) {
       if (Variant::kMask == Mask::kSearch) store_shared(at(L::kBlocks) + 4 * k.place(), word);
-      load_keys<L::kChunksQ>(at(L::kFullK, k.place()), at(L::kK) + k.place() * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN, u);
+      load_keys<L::kChunksQ>(at(L::kFullK, k.place()), at(L::kK) + k.place() * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN,
+                             u);
     }
     k.next();
   }
   DEVICE void load_v(int block, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyV, v.place()), v.parity() ^ 1);
     if (lane == 0)
-      load_keys<L::kChunksV>(at(L::kFullV, v.place()), at(L::kV) + v.place() * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN, u);
+      load_keys<L::kChunksV>(at(L::kFullV, v.place()), at(L::kV) + v.place() * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN,
+                             u);
     v.next();
   }
 
@@ -350,8 +353,8 @@ struct Consumer {
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
-  bool needs_exact;    // softmax: a row has no reference yet
-  int late_skips = 0;  // blocks of V that nobody will look at
+  bool needs_exact;            // softmax: a row has no reference yet
+  int late_skips = 0;          // blocks of V that nobody will look at
   int seen_k = 0, seen_v = 0;  // whether the next K and V are known to be there
 
   DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_)
@@ -704,8 +707,8 @@ struct Consumer {
     release_tile(back);
   }
 
-  // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V. Where a stream starts the P V is
-  // of nothing, and where it stops the S: such results are thrown away, so that there is one copy of the code.
+  // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V. Where a stream starts the P V
+  // is of nothing, and where it stops the S: such results are thrown away, so that there is one copy of the code.
   DEVICE void run() {
     float s[kS], o[kO];
     u32 w[kP];

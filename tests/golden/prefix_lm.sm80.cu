@@ -8,6 +8,7 @@ struct Config {
   static constexpr int kKeyWarps = 1;         // of them with the same rows, each with its own keys
   static constexpr bool kPacksHeads = false;  // rows are pairs of a query and a head of one key head
   static constexpr bool kSplits = false;      // CTAs may share the keys of a tile
+  static constexpr bool kQuick = false;       // compiled in half the time
   static constexpr bool kFast = true;         // accuracy
   static constexpr bool kPacked = true;       // sequences by cu_q and cu_k
   using Element = F16;
@@ -17,11 +18,11 @@ struct Params {
   const Raw *q, *k, *v;
   Raw* out;
   float* lse;
+  void* parts;
   i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
   const int *cu_q, *cu_k;
   int* counter;
-  void* parts;
-  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, splits, vector_loads, vector_stores;
+  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, vector_loads, vector_stores, splits;
   const int* t_prefix;
   i64 t_prefix_stride[1];
   int t_prefix_dim[1];

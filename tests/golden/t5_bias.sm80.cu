@@ -8,6 +8,7 @@ struct Config {
   static constexpr int kKeyWarps = 1;         // of them with the same rows, each with its own keys
   static constexpr bool kPacksHeads = false;  // rows are pairs of a query and a head of one key head
   static constexpr bool kSplits = false;      // CTAs may share the keys of a tile
+  static constexpr bool kQuick = false;       // compiled in half the time
   static constexpr bool kFast = true;         // accuracy
   static constexpr bool kPacked = false;      // sequences by cu_q and cu_k
   using Element = BF16;
@@ -17,11 +18,10 @@ struct Params {
   const Raw *q, *k, *v;
   Raw* out;
   float* lse;
-  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
-  int* counter;
   void* parts;
-  int* index_flag;
-  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, splits, vector_loads, vector_stores;
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
+  int *counter, *index_flag;
+  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, vector_loads, vector_stores, splits;
   const float* t_table;
   i64 t_table_stride[2];
   int t_table_dim[2];

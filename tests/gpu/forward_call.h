@@ -46,7 +46,7 @@ class ForwardCall {
 
   const Plan& plan() const { return *plan_; }
 
- private:
+ protected:
   DeviceTensor& add(DType dtype, std::vector<int64_t> shape, bool keeps_last_dim, std::vector<bool> is_repeated = {});
   DeviceTensor& rows(bool of_queries, int dim);
   void wait(void* stream) const;
@@ -56,6 +56,8 @@ class ForwardCall {
   Device device_;
   std::list<DeviceTensor> tensors_;
   DeviceTensor *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *out_ = nullptr, *lse_ = nullptr;  // lse: softmax only
+
+ private:
   std::vector<uint8_t> poison_out_, poison_lse_;
   std::unique_ptr<Plan> plan_;
 };

@@ -22,10 +22,9 @@ foreach(file ${attune_example_files})
 endforeach()
 configure_file(gpu/embedded_examples.h.in ${CMAKE_CURRENT_BINARY_DIR}/embedded/tests/gpu/embedded_examples.h @ONLY)
 
-attune_gpu_test(attune_gpu_forward_tests
-  gpu/forward_call.cpp
-  gpu/gpu_forward_test.cpp
-  gpu/rounding_model.cpp
-  LIBS attune_numeric attune_runtime)
-target_include_directories(attune_gpu_forward_tests PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded)
+add_library(attune_gpu_cases STATIC gpu/backward_call.cpp gpu/forward_call.cpp gpu/gpu_cases.cpp gpu/rounding_model.cpp)
+target_include_directories(attune_gpu_cases PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded)
+target_link_libraries(attune_gpu_cases PUBLIC attune_numeric attune_runtime)
+attune_gpu_test(attune_gpu_forward_tests gpu/gpu_forward_test.cpp LIBS attune_gpu_cases)
+attune_gpu_test(attune_gpu_backward_tests gpu/gpu_backward_test.cpp LIBS attune_gpu_cases)
 attune_gpu_test(attune_cuda_variant_tests gpu/cuda_variant_test.cpp LIBS attune_variant_case attune_runtime fmt::fmt)

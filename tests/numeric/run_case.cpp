@@ -222,31 +222,6 @@ std::vector<Quantity> quantities(const Case& c, const Ir& ir, const ProblemData&
   return all;
 }
 
-std::optional<std::string> compare(const Case& c, const Ir& ir, const ProblemData& data, const CallResult& got) {
-  const ReferenceResult want = reference_result(ir, reference_problems(data), data);
-  std::vector<ReferenceResult> others;
-  for (const Quantity& quantity : quantities(c, ir, data, want)) {
-    const Difference found = difference(quantity.got(got), quantity.want(want));
-    Tolerance tolerance = quantity.tolerance;
-    if (found.within(tolerance)) continue;
-    if (others.empty()) others = expected_errors(c, ir, data, want);
-    Difference expected;
-    for (const ReferenceResult& other : others) {
-      const Difference error = difference(quantity.want(other), quantity.want(want));
-      expected.norm = std::max(expected.norm, error.norm);
-      expected.worst = std::max(expected.worst, error.worst);
-    }
-    // A single number's rounding may have cancelled by luck in the others.
-    const double slack = found.count == 1 ? 20 : 4;
-    if (found.want_norm > 0) tolerance.relative += slack * expected.norm / found.want_norm;
-    if (found.greatest > 0) tolerance.worst += slack * expected.worst / found.greatest;
-    if (found.want_norm == 0) tolerance.absolute += slack * expected.worst;
-    if (found.within(tolerance)) continue;
-    return describe(quantity.name, found, tolerance, quantity.got(got), quantity.want(want), quantity.dims);
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 void bind_parameters(const Ir& ir, const ProblemData& data, const PlaceTensor& place, PlanOptions& options) {
@@ -302,12 +277,37 @@ CallResult run_library(const Case& c, const Ir& ir, const ProblemData& data) {
   return Call(c, ir, data).run();
 }
 
+std::optional<std::string> difference_of(const Case& c, const Ir& ir, const ProblemData& data, const CallResult& got) {
+  const ReferenceResult want = reference_result(ir, reference_problems(data), data);
+  std::vector<ReferenceResult> others;
+  for (const Quantity& quantity : quantities(c, ir, data, want)) {
+    const Difference found = difference(quantity.got(got), quantity.want(want));
+    Tolerance tolerance = quantity.tolerance;
+    if (found.within(tolerance)) continue;
+    if (others.empty()) others = expected_errors(c, ir, data, want);
+    Difference expected;
+    for (const ReferenceResult& other : others) {
+      const Difference error = difference(quantity.want(other), quantity.want(want));
+      expected.norm = std::max(expected.norm, error.norm);
+      expected.worst = std::max(expected.worst, error.worst);
+    }
+    // A single number's rounding may have cancelled by luck in the others.
+    const double slack = found.count == 1 ? 20 : 4;
+    if (found.want_norm > 0) tolerance.relative += slack * expected.norm / found.want_norm;
+    if (found.greatest > 0) tolerance.worst += slack * expected.worst / found.greatest;
+    if (found.want_norm == 0) tolerance.absolute += slack * expected.worst;
+    if (found.within(tolerance)) continue;
+    return describe(quantity.name, found, tolerance, quantity.got(got), quantity.want(want), quantity.dims);
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> failure_of(const Case& c) {
   try {
     const Ir ir = reference_ir(c);
     for (size_t i = 0; i < c.problems.size(); ++i) {
       const ProblemData data = random_data(ir, c, i);
-      if (const auto failure = compare(c, ir, data, run_library(c, ir, data))) return fmt::format("problem {}: {}", i, *failure);
+      if (const auto failure = difference_of(c, ir, data, run_library(c, ir, data))) return fmt::format("problem {}: {}", i, *failure);
     }
   } catch (const std::exception& error) {
     return fmt::format("exception: {}", error.what());

@@ -34,7 +34,10 @@ struct CallResult {
 // Forward and backward with poisoned results. Throws std::runtime_error if something beside the results was written.
 CallResult run_library(const Case& c, const codegen::Ir& ir, const ProblemData& data);
 
-// What is wrong, or nullopt. Exceptions are "exception: ...".
+// What is wrong with the results of a call, or nullopt.
+std::optional<std::string> difference_of(const Case& c, const codegen::Ir& ir, const ProblemData& data, const CallResult& got);
+
+// What is wrong with a case, or nullopt. Exceptions are "exception: ...".
 std::optional<std::string> failure_of(const Case& c);
 
 }  // namespace attune::numeric

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -76,6 +77,7 @@ class ApiGpuTest : public testing::Test {
     fake_->launches.clear();
     fake_->faults.clear();
     fake_->multiprocessors = kMultiprocessors;
+    fake_->knows_arguments = true;
   }
 
   // The kernel of such a plan; tells the driver how long its argument is.
@@ -308,7 +310,6 @@ TEST_F(ApiGpuTest, Errors) {
   options.device.ordinal = 7;
   EXPECT_EQ(plan_error(kShape, options), "no GPU 7: the driver shows 2");
   const Plan plan = variant.plan(kShape, on_gpu());
-  EXPECT_EQ(error_of<ArgumentError>([&] { plan.backward({}); }), "backward is not available on cuda yet, use the CPU");
   ForwardTensors tensors = tensors_of(kShape);
   tensors.q.dtype = DType::kF16;
   EXPECT_EQ(error_of<ArgumentError>([&] { plan.forward(tensors); }), "tensor 'q': expected bf16[2, 100, 4, 64], found f16[2, 100, 4, 64]");
@@ -395,6 +396,275 @@ TEST_F(ApiGpuTest, PlansInTheBackground) {
   std::future<Plan> future = variant.plan_async(kShape, on_gpu());
   future.get().forward(tensors_of(kShape));
   EXPECT_EQ(fake_->launches.size(), 1u);
+}
+
+// ---- The backward pass
+
+class BackwardTest : public ApiGpuTest {
+ protected:
+  void SetUp() override {
+    ApiGpuTest::SetUp();
+    if (!IsSkipped()) fake_->knows_arguments = false;
+  }
+
+  // The kernels of a plan for contiguous tensors.
+  static codegen::GpuKernel backward_of(const Variant& variant) {
+    const Variant::Impl& impl = *VariantAccess::impl(variant);
+    const codegen::Lowered& lowered = impl.typed(64, 64)->lowered();
+    codegen::GpuProblem problem;
+    problem.q_len = problem.k_len = 1;
+    return codegen::emit_gpu_backward(lowered, impl.canonical, {}, codegen::default_backward_config(lowered, {}, problem));
+  }
+
+  static BackwardTensors backward_tensors(const Shape& s, bool softmax) {
+    const ForwardTensors forward = tensors_of(s);
+    BackwardTensors tensors;
+    tensors.q = forward.q;
+    tensors.k = forward.k;
+    tensors.v = forward.v;
+    if (softmax) {
+      tensors.out = forward.out;
+      tensors.lse = {address(0x50000), DType::kF32, {s.batch, s.heads, s.q_len}, {}};
+    }
+    const auto like = [](Tensor tensor, uintptr_t at) {
+      tensor.data = address(at);
+      return tensor;
+    };
+    tensors.dout = like(forward.out, 0x100000);
+    tensors.dq = like(forward.q, 0x110000);
+    tensors.dk = like(forward.k, 0x120000);
+    tensors.dv = like(forward.v, 0x130000);
+    tensors.stream = address(0x77);
+    return tensors;
+  }
+
+  const FakeLaunch& launch_of(const std::string& kernel) const {
+    for (const FakeLaunch& launch : fake_->launches) {
+      if (launch.kernel == kernel) return launch;
+    }
+    throw std::out_of_range("no launch of " + kernel);
+  }
+};
+
+TEST_F(BackwardTest, ContiguousTensors) {
+  const Variant variant = compile(kCausal);
+  const codegen::GpuKernel kernel = backward_of(variant);
+  const Plan plan = variant.plan(kShape, on_gpu());
+  EXPECT_GE(plan.backward_workspace_bytes(), size_t{2 * 4 * 100 * (64 + 2) * 4});
+  BackwardTensors tensors = backward_tensors(kShape, true);
+  tensors.workspace = address(0x600000);
+  plan.backward(tensors);
+  std::vector<std::string> names;
+  for (const FakeLaunch& launch : fake_->launches) {
+    names.push_back(launch.kernel);
+    EXPECT_EQ(launch.stream, address(0x77));
+  }
+  EXPECT_THAT(names, testing::ElementsAre("causal_backward_prepare", "causal_backward", "causal_backward_finish"));
+  const FakeLaunch& launch = launch_of("causal_backward");
+  EXPECT_EQ(field<FakeTensorMap>(kernel, launch, "dout_map").address, address(0x100000));
+  EXPECT_EQ(field<FakeTensorMap>(kernel, launch, "dk_map").address, address(0x120000));
+  EXPECT_EQ(field<void*>(kernel, launch, "out"), address(0x40000));
+  EXPECT_EQ(field<void*>(kernel, launch, "lse"), address(0x50000));
+  EXPECT_EQ(field<void*>(kernel, launch, "dq"), address(0x110000));
+  EXPECT_EQ(field<void*>(kernel, launch, "dv"), address(0x130000));
+  EXPECT_EQ(field<int64_t>(kernel, launch, "dk_stride", 1), 2 * 64);
+  EXPECT_GE(field<char*>(kernel, launch, "dq_sum"), address(0x600000));
+}
+
+TEST_F(BackwardTest, CompilesWithItsFirstCallOrWithThePlan) {
+  const test::TemporaryFolder folder;
+  const test::ScopedVariable cache("ATTUNE_CACHE_DIR", folder.path().string());
+  Shape shape = kShape;
+  shape.head_dim = 48;  // that no other test uses
+  const int compiled = runtime::compile_gpu_count();
+  const Variant variant = compile(kCausal);
+  const Plan plan = variant.plan(shape, on_gpu());
+  EXPECT_GT(plan.backward_workspace_bytes(), 0u);
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 1);
+  plan.backward(backward_tensors(shape, true));
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+  plan.backward(backward_tensors(shape, true));
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+
+  CompileOptions forbidding;
+  forbidding.forbid_jit = true;
+  PlanOptions options = on_gpu();
+  options.backward = true;
+  compile(kCausal, forbidding).plan(shape, options);
+  options.dtype = DType::kF16;
+  compile(kCausal).warm_up(shape, on_gpu(DType::kF16));
+  EXPECT_THAT(
+      error_of<EnvironmentError>([&] { compile(kCausal, forbidding).plan(shape, options); }),
+      testing::MatchesRegex("kernel 'causal_backward' \\(sm_90a, f16, head_dim 48, v_dim 64, sm90 backward .*\\) is not in the cache .*"));
+  compile(kCausal).warm_up(shape, options);
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 4);
+  compile(kCausal, forbidding).plan(shape, options);
+}
+
+TEST_F(BackwardTest, GradientsMayBeLeftOut) {
+  const Variant variant = compile(kCausal);
+  const codegen::GpuKernel kernel = backward_of(variant);
+  const Plan plan = variant.plan(kShape, on_gpu());
+  BackwardTensors tensors = backward_tensors(kShape, true);
+  tensors.dq = tensors.dk = {};
+  plan.backward(tensors);
+  const FakeLaunch& launch = launch_of("causal_backward");
+  EXPECT_EQ(field<void*>(kernel, launch, "dq"), nullptr);
+  EXPECT_EQ(field<void*>(kernel, launch, "dk"), nullptr);
+  EXPECT_EQ(field<void*>(kernel, launch, "dv"), address(0x130000));
+  // The plan's own workspace, zero where that matters.
+  const char* sums = field<const char*>(kernel, launch, "dq_sum");
+  EXPECT_TRUE(std::all_of(sums, sums + 2 * 4 * 100 * 64 * 4, [](char byte) { return byte == 0; }));
+}
+
+TEST_F(BackwardTest, GradientsOfParameters) {
+  constexpr char kText[] =
+      "attention tables(gain: grad f32 = 2, table: grad f32[heads, k_len], slopes: grad f32[heads]) {\n"
+      "  score = gain * qk + table[h, k_idx] + slopes[h]\n  weights = sigmoid(score)\n}\n";
+  const Variant variant = compile(kText);
+  const codegen::GpuKernel kernel = backward_of(variant);
+  PlanOptions options = on_gpu();
+  options.tensors["table"] = {address(0x80000), DType::kF32, {1, 130}, {}};  // one for all heads
+  options.tensors["slopes"] = {address(0x90000), DType::kF32, {4}, {}};
+  const Plan plan = variant.plan(kShape, options);
+  BackwardTensors tensors = backward_tensors(kShape, false);
+  tensors.param_grads["table"] = {address(0x140000), DType::kF32, {1, 130}, {500, 3}};
+  tensors.param_grads["gain"] = {address(0x150000), DType::kF32, {}, {}};
+  plan.backward(tensors);
+  const FakeLaunch& launch = launch_of("tables_backward");
+  EXPECT_EQ(field<void*>(kernel, launch, "g_table"), address(0x140000));
+  EXPECT_EQ(field<int64_t>(kernel, launch, "g_table_stride", 0), 0);
+  EXPECT_EQ(field<int64_t>(kernel, launch, "g_table_stride", 1), 3);
+  EXPECT_EQ(field<int>(kernel, launch, "g_table_size", 0), 1);
+  EXPECT_EQ(field<int>(kernel, launch, "g_table_size", 1), 130);
+  EXPECT_EQ(field<int64_t>(kernel, launch, "g_table_count"), 130);
+  EXPECT_EQ(field<void*>(kernel, launch, "g_gain"), address(0x150000));
+  EXPECT_EQ(field<void*>(kernel, launch, "g_slopes"), nullptr);
+
+  const auto error = [&](const std::string& name, const Tensor& tensor) {
+    tensors.param_grads = {{name, tensor}};
+    return error_of<ArgumentError>([&] { plan.backward(tensors); });
+  };
+  EXPECT_EQ(error("slopes", {address(0x140000), DType::kF32, {5}, {}}), "gradient of 'slopes': expected f32[4], found f32[5]");
+  EXPECT_EQ(error("slopes", {address(0x140000), DType::kBF16, {4}, {}}), "gradient of 'slopes': expected f32[4], found bf16[4]");
+  EXPECT_EQ(error("table", {address(0x140000), DType::kF32, {4, 130}, {}}), "gradient of 'table': expected f32[1, 130], found f32[4, 130]");
+  EXPECT_EQ(error("off", {address(0x140000), DType::kF32, {1}, {}}), "'tables' has no parameter 'off'");
+}
+
+TEST_F(BackwardTest, Errors) {
+  const Plan plan = compile(kCausal).plan(kShape, on_gpu());
+  const auto error = [&](const auto& change) {
+    BackwardTensors tensors = backward_tensors(kShape, true);
+    change(tensors);
+    return error_of<ArgumentError>([&] { plan.backward(tensors); });
+  };
+  EXPECT_EQ(error([](BackwardTensors& t) { t.lse = {}; }), "tensor 'lse': missing, expected f32[2, 4, 100]");
+  EXPECT_EQ(error([](BackwardTensors& t) { t.out = {}; }), "tensor 'out': missing, expected bf16[2, 100, 4, 64]");
+  EXPECT_EQ(error([](BackwardTensors& t) { t.dout = {}; }), "tensor 'dout': missing, expected bf16[2, 100, 4, 64]");
+  EXPECT_EQ(error([](BackwardTensors& t) { t.dq.shape[1] = 99; }), "tensor 'dq': expected bf16[2, 100, 4, 64], found bf16[2, 99, 4, 64]");
+  EXPECT_EQ(error([](BackwardTensors& t) { t.dk.strides = {0, 128, 64, 1}; }),
+            "tensor 'dk': dim 0 is broadcast (stride 0), but is written to");
+  EXPECT_EQ(error([](BackwardTensors& t) { t.dv.dtype = DType::kF32; }),
+            "tensor 'dv': expected bf16[2, 130, 2, 64], found f32[2, 130, 2, 64]");
+  EXPECT_TRUE(fake_->launches.empty());
+}
+
+// ---- Tiered plans
+
+class TieredTest : public ApiGpuTest {
+ protected:
+  void SetUp() override {
+    ApiGpuTest::SetUp();
+    if (IsSkipped()) return;
+    fake_->knows_arguments = false;  // both kernels have one name
+    shape_.head_dim = 40;            // that no other test uses
+  }
+  static PlanOptions tiered() {
+    PlanOptions options = on_gpu();
+    options.tiered = true;
+    return options;
+  }
+  uint32_t threads_of_last_launch() const { return fake_->launches.back().block[0]; }
+
+  test::TemporaryFolder folder_;
+  test::ScopedVariable cache_{"ATTUNE_CACHE_DIR", folder_.path().string()};
+  Shape shape_ = kShape;
+};
+
+constexpr uint32_t kQuickThreads = 128, kTunedThreads = 512;
+
+TEST_F(TieredTest, CallsTakeTheTunedKernelOnceItIsThere) {
+  const Variant variant = compile(kCausal);
+  const int compiled = runtime::compile_gpu_count();
+  const Plan plan = variant.plan(shape_, tiered());
+  EXPECT_EQ(plan.describe(), "cuda:0, sm90 192x128x2, stale softmax, at first sm80 64x16x1, quick");
+  const size_t workspace_bytes = plan.workspace_bytes();
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kQuickThreads);
+  plan.wait_until_tuned();
+  EXPECT_TRUE(plan.is_tuned());
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+  EXPECT_EQ(plan.workspace_bytes(), workspace_bytes);
+
+  // Now it is in the cache: no quick kernel any more.
+  for (const Variant& other : {variant, compile(kCausal)}) {
+    const Plan again = other.plan(shape_, tiered());
+    EXPECT_TRUE(again.is_tuned());
+    EXPECT_EQ(again.describe(), "cuda:0, sm90 192x128x2, stale softmax");
+    again.forward(tensors_of(shape_));
+    EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+  }
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 2);
+}
+
+TEST_F(TieredTest, OtherStridesStartWithTheQuickKernelToo) {
+  const Plan plan = compile(kCausal).plan(shape_, tiered());
+  plan.wait_until_tuned();
+  const int compiled = runtime::compile_gpu_count();
+  ForwardTensors tensors = tensors_of(shape_);
+  tensors.q.data = address(0x10002);
+  plan.forward(tensors);
+  plan.wait_until_tuned();
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled + 1);  // sm80 for any strides; the quick one is known
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+}
+
+TEST_F(TieredTest, CallsGoOnWhenTheTunedKernelFails) {
+  const Plan plan = compile(kCausal).plan(shape_, tiered());
+  fake_->faults["cuLibraryLoadData"] = 2;
+  EXPECT_THAT(error_of<EnvironmentError>([&] { plan.wait_until_tuned(); }), HasSubstr("loading a module of"));
+  EXPECT_FALSE(plan.is_tuned());
+  plan.forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kQuickThreads);
+  EXPECT_THAT(error_of<EnvironmentError>([&] { plan.wait_until_tuned(); }), HasSubstr("loading a module of"));
+}
+
+TEST_F(TieredTest, DestructionCancelsTheCompilation) {
+  const Variant variant = compile(kCausal);
+  {
+    const Plan plan = variant.plan(shape_, tiered());
+    plan.forward(tensors_of(shape_));
+  }
+  // Who waits for the same kernel gets it all the same.
+  const Variant other = compile(kCausal);
+  std::optional<Plan> first = variant.plan(shape_, tiered());
+  std::future<Plan> second = other.plan_async(shape_, on_gpu());
+  first.reset();
+  second.get().forward(tensors_of(shape_));
+  EXPECT_EQ(threads_of_last_launch(), kTunedThreads);
+}
+
+TEST_F(TieredTest, ForbidJitMeansTheTunedKernelAlone) {
+  CompileOptions forbidding;
+  forbidding.forbid_jit = true;
+  const Variant strict = compile(kCausal, forbidding);
+  EXPECT_THAT(error_of<EnvironmentError>([&] { strict.plan(shape_, tiered()); }),
+              HasSubstr("sm90 192x128x2, stale softmax) is not in the cache"));
+  compile(kCausal).warm_up(shape_, on_gpu());
+  EXPECT_TRUE(strict.plan(shape_, tiered()).is_tuned());
 }
 
 }  // namespace

@@ -92,7 +92,7 @@ TEST_F(CAbi, ArgumentErrors) {
   options.size = 8;
   EXPECT_EQ(
       plan_error(ATTUNE_ARGUMENT_ERROR, options),
-      "attune_plan_options: size is 8, expected " + std::to_string(sizeof(attune_plan_options)) + "; the header is of another version");
+      "attune_plan_options: size is 8, expected 56.." + std::to_string(sizeof(attune_plan_options)) + "; the header is of another version");
   options = options_of(params_);
   options.dtype = 9;
   EXPECT_EQ(plan_error(ATTUNE_ARGUMENT_ERROR, options), "dtype is 9, expected 0..4");
@@ -111,6 +111,18 @@ TEST_F(CAbi, ArgumentErrors) {
   EXPECT_STREQ(attune_last_error(), "plan is null");
 }
 
+TEST_F(CAbi, OlderAndTieredOptions) {
+  attune_plan_options options = options_of(params_);
+  options.tiered = 2;
+  EXPECT_EQ(plan_error(ATTUNE_ARGUMENT_ERROR, options), "tiered is 2, expected 0..1");
+  options.size = offsetof(attune_plan_options, tiered);  // not looked at then
+  ASSERT_EQ(attune_plan_make(program_, &kShape, &options, &plan_), ATTUNE_OK) << attune_last_error();
+  EXPECT_EQ(attune_plan_is_tuned(plan_), 1);
+  EXPECT_EQ(attune_plan_wait_until_tuned(plan_), ATTUNE_OK);
+  EXPECT_EQ(attune_plan_is_tuned(nullptr), 0);
+  EXPECT_EQ(attune_plan_wait_until_tuned(nullptr), ATTUNE_ARGUMENT_ERROR);
+}
+
 TEST_F(CAbi, TensorsOfACall) {
   const std::vector<attune_param> params = {{"shift", 1, nullptr}, {"on", 0, nullptr}};
   const attune_plan_options options = options_of(params);
@@ -122,6 +134,52 @@ TEST_F(CAbi, TensorsOfACall) {
   q.rank = 7;
   EXPECT_EQ(attune_plan_forward(plan_, &q, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr), ATTUNE_ARGUMENT_ERROR);
   EXPECT_STREQ(attune_last_error(), "tensor 'q': rank is 7, expected 0..6");
+}
+
+TEST_F(CAbi, Backward) {
+  attune_plan_options options = options_of(params_);
+  options.backward = 1;
+  ASSERT_EQ(attune_plan_make(program_, &kShape, &options, &plan_), ATTUNE_OK) << attune_last_error();
+  size_t workspace_size = 7;
+  EXPECT_EQ(attune_plan_backward_workspace_size(plan_, &workspace_size), ATTUNE_OK);
+  EXPECT_EQ(workspace_size, 0u);
+  std::vector<float> q, k, v, out, dout, dq, dv, lse(2 * 4 * 5, 0);
+  const attune_tensor of_q = tensor_of(q, 5, 4, 16), of_k = tensor_of(k, 6, 2, 16), of_v = tensor_of(v, 6, 2, 8),
+                      of_out = tensor_of(out, 5, 4, 8), of_dout = tensor_of(dout, 5, 4, 8), of_dq = tensor_of(dq, 5, 4, 16),
+                      of_dv = tensor_of(dv, 6, 2, 8), of_lse = {lse.data(), ATTUNE_F32, 3, {2, 4, 5}, {20, 5, 1}};
+  ASSERT_EQ(attune_plan_forward(plan_, &of_q, &of_k, &of_v, &of_out, &of_lse, nullptr, nullptr), ATTUNE_OK) << attune_last_error();
+  attune_backward_tensors tensors = {};
+  tensors.size = sizeof(tensors);
+  tensors.q = &of_q;
+  tensors.k = &of_k;
+  tensors.v = &of_v;
+  tensors.out = &of_out;
+  tensors.lse = &of_lse;
+  tensors.dout = &of_dout;
+  tensors.dq = &of_dq;
+  tensors.dv = &of_dv;
+  ASSERT_EQ(attune_plan_backward(plan_, &tensors, nullptr, nullptr), ATTUNE_OK) << attune_last_error();
+  for (float value : dq) ASSERT_NEAR(value, 0, 1e-6);
+  for (float value : dv) ASSERT_NEAR(value, 5 * 2 * 0.5f / 6, 1e-6);  // 5 rows of 2 heads, each key a sixth
+
+  const auto error = [&] {
+    EXPECT_EQ(attune_plan_backward(plan_, &tensors, nullptr, nullptr), ATTUNE_ARGUMENT_ERROR);
+    return std::string(attune_last_error());
+  };
+  const attune_gradient gradient = {"shift", &of_lse};
+  tensors.gradients = &gradient;
+  tensors.gradient_count = 1;
+  EXPECT_EQ(error(), "parameter 'shift': has no gradient, it is not declared grad");
+  tensors.gradients = nullptr;
+  EXPECT_EQ(error(), "the array of gradients is null");
+  tensors.gradient_count = -1;
+  EXPECT_EQ(error(), "-1 gradients, expected 0 or more");
+  tensors.gradient_count = 0;
+  tensors.lse = nullptr;
+  EXPECT_EQ(error(), "tensor 'lse': missing, expected f32[2, 4, 5]");
+  tensors.size = 8;
+  EXPECT_EQ(error(),
+            "attune_backward_tensors: size is 8, expected " + std::to_string(sizeof(tensors)) + "; the header is of another version");
 }
 
 TEST_F(CAbi, EnvironmentErrors) {

@@ -714,10 +714,6 @@ class RunMistakes(Run):
             self.refuses(f"--device: '{device}': f32 runs on the CPU, expected --dtype f16 or bf16", "--device", device)
         for device in ("gpu", "cuda:", "cuda:x", "cuda0"):
             self.refuses(f"--device: expected auto, cpu or cuda[:N], found '{device}'", "--device", device)
-        self.refuses(
-            "--dout: backward is not available on cuda yet, expected --device cpu, found 'cuda'",
-            "--dout", "do.npy", "--dq", "dq.npy", "--device", "cuda", "--dtype", "bf16",
-        )  # fmt: skip
         self.inputs()
         result = self.run_program(CAUSAL, "--device", "cuda:99", "--dtype", "bf16")
         self.assertEqual(result.returncode, 2)

@@ -9,4 +9,9 @@ attune_test(attune_cuda_tests unit
   unit/gpu_planner_test.cpp
   LIBS attune_codegen attune_dsl attune_runtime fmt::fmt GTest::gmock
 )
-attune_test(attune_cuda_host_tests numeric unit/cuda_host_test.cpp LIBS attune_variant_case fmt::fmt ${CMAKE_DL_LIBS})
+attune_test(attune_cuda_host_tests numeric
+  gpu/backward_case.cpp
+  unit/cuda_host_test.cpp
+  unit/host_kernels.cpp
+  LIBS attune_variant_case attune_numeric fmt::fmt ${CMAKE_DL_LIBS}
+)

@@ -49,8 +49,8 @@ void compile(const GpuKernel& kernel, const std::string& arch, const std::string
   const auto has = [&](const std::string& name) {
     return std::any_of(compiled.kernels.begin(), compiled.kernels.end(), [&](const auto& one) { return one.kernel == name; });
   };
-  EXPECT_TRUE(has(kernel.name));
-  EXPECT_TRUE(kernel.extents_name.empty() || has(kernel.extents_name));
+  for (const std::string& name : {kernel.name, kernel.extents_name, kernel.prepare_name, kernel.queries_name, kernel.finish_name})
+    EXPECT_TRUE(name.empty() || has(name)) << name;
 }
 
 TEST_F(CudaCompile, EveryProgramAroundPlainLoops) {
@@ -60,6 +60,7 @@ TEST_F(CudaCompile, EveryProgramAroundPlainLoops) {
     GpuKernelOptions options = gpu_options(64, is_f16 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16);
     options.arch = is_f16 ? "sm_80" : "sm_90a";
     compile(emit_naive(read_file(path), options), options.arch, path.string());
+    compile(emit_naive_backward(read_file(path), options), options.arch, path.string() + ", backward");
     is_f16 = !is_f16;
   }
 }
@@ -73,6 +74,20 @@ TEST_F(CudaCompile, OwnSkeleton) {
     const Lowered lowered = lowered_for(text, options);
     compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
+    compile(emit_gpu_forward(lowered, canonical(text), options, quick_config()), options.arch, path.string());
+  }
+}
+
+TEST_F(CudaCompile, OwnBackwardSkeleton) {
+  for (const char* name : {"flash_sigmoid", "capped", "documents", "causal"}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn"));
+    for (const int dim : {64, 128}) {
+      const GpuKernelOptions options = gpu_options(dim);
+      GpuConfig config;
+      config.block_m = dim == 64 ? 128 : 64;
+      const GpuKernel kernel = emit_gpu_backward(lowered_for(text, options), canonical(text), options, config);
+      compile(kernel, options.arch, fmt::format("{}, head_dim {}", name, dim));
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-// What is generated for the programs of tests/golden: <program>.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the environment the files are
-// written instead.
+// What is generated for the programs of tests/golden: <program>.<arch>.cu, <program>.backward.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the
+// environment the files are written instead.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -35,6 +35,18 @@ TEST(CudaGolden, GeneratedParts) {
     const char* arch = c.skeleton == GpuSkeleton::kSm80 ? "sm80" : "sm90";
     const std::string text = read_file(golden_folder() / fmt::format("{}.attn", c.program));
     check_golden(golden_folder() / fmt::format("{}.{}.cu", c.program, arch), emit_gpu_variant(lowered_for(text, options), options, config));
+  }
+}
+
+TEST(CudaGolden, GeneratedPartsOfTheBackwardPass) {
+  for (const auto& [program, skeleton] : {std::pair("capped", GpuSkeleton::kSm90), std::pair("flash_sigmoid", GpuSkeleton::kSm90),
+                                          std::pair("t5_bias", GpuSkeleton::kSm80), std::pair("documents", GpuSkeleton::kSm90)}) {
+    const GpuKernelOptions options = gpu_options(64);
+    const GpuConfig config = skeleton == GpuSkeleton::kSm80 ? sm80_config() : GpuConfig{};
+    const char* arch = skeleton == GpuSkeleton::kSm80 ? "sm80" : "sm90";
+    const std::string text = read_file(golden_folder() / fmt::format("{}.attn", program));
+    check_golden(golden_folder() / fmt::format("{}.backward.{}.cu", program, arch),
+                 emit_gpu_backward_variant(lowered_for(text, options), options, config));
   }
 }
 

@@ -1,102 +1,27 @@
-// What is emitted of every example, around plain loops and with the skeleton for sm_80, compiled for the CPU and compared with double
-// precision: no GPU is needed to find a wrong Variant or index. The vocabulary's PTX is replaced by cuda_on_host.h, where a warp has one
-// lane, and cuda_warps_on_host.h.
-#include <dlfcn.h>
+// What is emitted of every example, around plain loops and with the skeletons for sm_80, compiled for the CPU and compared with double
+// precision: no GPU is needed to find a wrong Variant or index.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <random>
-#include <regex>
 
+#include "example_files.h"
+#include "random_program.h"
+#include "tests/gpu/backward_case.h"
 #include "tests/gpu/variant_case.h"
 #include "tests/unit/golden_file.h"
+#include "tests/unit/host_kernels.h"
 
 namespace attune::codegen {
 namespace {
 
-namespace fs = std::filesystem;
-
-// Without the functions that are PTX, which cuda_on_host.h has.
-std::string without_ptx(const std::string& source) {
-  static const std::regex kFunctionOfPtx(
-      "(template <[^\n]*\n)?DEVICE [^\n]*\\{\n(?:[^}\n][^\n]*\n|\n)*?[^\n]*asm[^\n]*\n(?:[^}\n][^\n]*\n|\n)*\\}\n");
-  const size_t end = source.find("struct Config {");
-  return std::regex_replace(source.substr(0, end), kFunctionOfPtx, "") + source.substr(end);
-}
-
-// A function `run(argument, grid, seed)`. Skeletons of warps have shared memory.
-std::string host_source(const GpuKernel& kernel) {
-  std::string source = without_ptx(kernel.source);
-  // Elements of 16 bits are packed by PTX, in structs of their own.
-  const size_t first = source.find("// Two numbers of 16 bits");
-  source.erase(first, source.find("// What the operators of the language are called") - first);
-  if (kernel.shared_bytes > 0) {
-    const size_t copies = source.find("// sm_80 and later: asynchronous copies");
-    source.erase(copies, source.find("struct Config {") - copies);
-    source = std::regex_replace(source, std::regex("extern __shared__ [^;]*;"), "unsigned char* const shared = nullptr;");
-    return "#include \"cuda_warps_on_host.h\"\n" + source +
-           fmt::format(
-               "\nextern \"C\" void run(const void* p, unsigned x, unsigned y, unsigned seed) {{\n"
-               "  host::run_grid([](const void* q) {{ {}(*static_cast<const Params*>(q)); }}, p, {}, {}, x, y, seed);\n}}\n",
-               kernel.name, kernel.threads, kernel.shared_bytes);
-  }
-  source = std::regex_replace(source, std::regex("kWarp = 32"), "kWarp = 1");
-  return "#include \"cuda_on_host.h\"\n" + source +
-         fmt::format(
-             "\nextern \"C\" void run(const void* p, unsigned grid, unsigned, unsigned) {{\n"
-             "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)\n"
-             "    for (threadIdx.x = 0; threadIdx.x < {}; ++threadIdx.x) {}(*static_cast<const Params*>(p));\n}}\n",
-             kernel.threads, kernel.name);
-}
-
-class CudaOnHost : public testing::Test {
- protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / fmt::format("attune_cuda_on_host_{}", std::random_device{}());
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  // Each call has another order of CTAs, and must give the same bits.
-  void run(VariantCase& one, unsigned calls = 1) {
-    const std::string stem = (folder_ / fmt::format("kernel{}", count_++)).string();
-    std::ofstream(stem + ".cpp") << host_source(one.kernel);
-    const std::string command = fmt::format("c++ -std=c++20 -O1 -w -fPIC -shared -ffp-contract=off -I{}/tests/unit {}.cpp -o {}.so",
-                                            source_folder().string(), stem, stem);
-    ASSERT_EQ(std::system(command.c_str()), 0) << command;
-    void* library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
-    ASSERT_NE(library, nullptr) << dlerror();
-    const auto function = reinterpret_cast<void (*)(const void*, unsigned, unsigned, unsigned)>(dlsym(library, "run"));
-    std::vector<std::byte> workspace(one.plan.workspace_bytes);
-    std::vector<std::byte> before;
-    for (unsigned call = 0; call < calls; ++call) {
-      before = one.tensors[GpuTensorIndex::kOut];
-      for (const runtime::GpuLaunch& launch : one.plan.launches) {
-        std::vector<std::byte> argument = launch.argument;
-        for (const runtime::GpuPatch& patch : launch.patches) {
-          const void* address = patch.kind == runtime::GpuPatch::Kind::kTensor ? one.tensors[static_cast<size_t>(patch.index)].data()
-                                                                               : workspace.data() + patch.index;
-          std::memcpy(argument.data() + patch.offset, &address, sizeof(address));
-        }
-        function(argument.data(), launch.grid[0], launch.grid[1], call);
-      }
-      EXPECT_TRUE(call == 0 || before == one.tensors[GpuTensorIndex::kOut]) << "call " << call;
-    }
-    dlclose(library);
-  }
-
-  fs::path folder_;
-  int count_ = 0;
-};
-
-TEST_F(CudaOnHost, EveryExampleAroundPlainLoops) {
+TEST(CudaOnHost, EveryExampleAroundPlainLoops) {
   ASSERT_GE(variant_programs().size(), 20u);
+  HostKernels host;
   const unsigned first_seed = std::random_device{}();
   unsigned number = 0;
-  for (const fs::path& path : variant_programs()) {
+  for (const std::filesystem::path& path : variant_programs()) {
     const unsigned seed = first_seed + number++;
     GpuKernelOptions options;
     options.dtype = seed % 2 == 0 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16;
@@ -105,8 +30,7 @@ TEST_F(CudaOnHost, EveryExampleAroundPlainLoops) {
     options.v_dim = 8;
     SCOPED_TRACE(fmt::format("{}{}, seed {}", path.string(), options.packed ? ", packed" : "", seed));
     VariantCase one(read_file(path), options, seed);
-    run(one);
-    if (HasFatalFailure()) return;
+    host.run(one.kernel.source, one.plan, one.tensors);
     const VariantCase::Errors errors = one.errors(2);
     EXPECT_LT(errors.out, options.dtype == dsl::ElementType::kF16 ? 6e-4 : 3e-3);
     EXPECT_LT(errors.lse.value_or(0), 2e-5);
@@ -126,7 +50,8 @@ constexpr SmallCase kSmall[] = {
     {"dropout", {4, 2, 70, 70}, true}, {"softmax", {8, 2, 3, 1}},      {"relu_squared", {4, 1, 16, 300}},
 };
 
-TEST_F(CudaOnHost, SmallProblems) {
+TEST(CudaOnHost, SmallProblems) {
+  HostKernels host;
   const unsigned first_seed = std::random_device{}();
   for (const SmallCase& small : kSmall) {
     const unsigned seed = first_seed + static_cast<unsigned>(&small - kSmall);
@@ -142,12 +67,101 @@ TEST_F(CudaOnHost, SmallProblems) {
                              options.packed ? ", packed" : "", seed, sizes.heads, sizes.kv_heads, sizes.q_len, sizes.k_len,
                              one.config.splits, one.config.tile_heads, one.config.key_warps));
     EXPECT_GE(one.config.splits, 1);
-    run(one, 2);
-    if (HasFatalFailure()) return;
+    EXPECT_TRUE(host.run(one.kernel.source, one.plan, one.tensors, HostThreads::kWarps, 2)) << "other bits in another order of CTAs";
     const VariantCase::Errors errors = one.errors(2);
     EXPECT_LT(errors.out, options.dtype == dsl::ElementType::kF16 ? 1.5e-3 : 8e-3);
     EXPECT_LT(errors.lse.value_or(0), 2e-5);
     EXPECT_FALSE(errors.is_flagged);
+  }
+}
+
+uint64_t number_of(const char* variable, uint64_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+// Programs of tests/numeric/random_program.h follow the examples. ATTUNE_RANDOM_SEED is the first seed, ATTUNE_RANDOM_COUNT how many
+// follow.
+std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt) {
+  for (size_t i = 0; i < c.problems.size(); ++i) {
+    numeric::BackwardCase one(c, i, sm80);
+    host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone);
+    if (const auto failure = one.failure()) return fmt::format("problem {}: {}\n{}\n{}", i, *failure, numeric::describe(c), c.text);
+  }
+  return "";
+}
+
+numeric::Case backward_case(const numeric::Example& example, uint64_t seed) {
+  numeric::Case c;
+  c.text = example.text;
+  c.constants = example.constants;
+  c.seed = seed;
+  c.dtype = seed % 2 == 0 ? DType::kF16 : DType::kBF16;
+  c.head_dim = 16;
+  c.v_dim = 8;
+  const int length = example.any_lengths ? 57 : example.length, k_length = example.any_lengths ? 70 : example.length;
+  c.problems = {{4, 2, false, {length, length}, {k_length, k_length}}};
+  if (example.any_lengths && seed % 4 >= 2) c.problems = {{2, 1, true, {33, 0, 40}, {20, 7, 65}}};
+  return c;
+}
+
+TEST(CudaOnHost, EveryExampleBackwardAroundPlainLoops) {
+  HostKernels host;
+  uint64_t seed = std::random_device{}();
+  for (const numeric::Example& example : numeric::load_examples()) {
+    EXPECT_EQ(backward_failure(host, backward_case(example, ++seed)), "") << example.name;
+  }
+}
+
+GpuConfig sm80_backward_config(int warps, int block_m, int stages) {
+  GpuConfig config;
+  config.skeleton = GpuSkeleton::kSm80;
+  config.warpgroups = warps;
+  config.block_m = block_m;
+  config.block_n = 16 * warps;
+  config.stages = stages;
+  return config;
+}
+
+// The skeleton itself, of which these are the greatest programs: a search, a table, sinks and slopes, dropout.
+TEST(CudaOnHost, BackwardSkeletonOfSm80) {
+  struct Tiles {
+    int head_dim, v_dim, warps, block_m, stages;
+  };
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const auto& [name, tiles] : {std::pair<const char*, Tiles>("causal", {16, 16, 2, 32, 2}),
+                                    {"t5_bias", {40, 24, 2, 16, 1}},
+                                    {"capped", {24, 33, 1, 32, 3}},
+                                    {"documents", {32, 32, 2, 16, 2}},
+                                    {"window", {200, 144, 1, 16, 1}},
+                                    {"flash_sigmoid", {64, 64, 4, 32, 2}},
+                                    {"dense_bias", {16, 16, 1, 16, 2}},
+                                    {"sink", {16, 8, 2, 16, 2}},
+                                    {"dilated", {16, 16, 1, 16, 1}}}) {
+    for (const numeric::Example& example : numeric::load_examples()) {
+      if (example.name != name) continue;
+      numeric::Case c = backward_case(example, ++seed);
+      c.head_dim = tiles.head_dim;
+      c.v_dim = tiles.v_dim;
+      EXPECT_EQ(backward_failure(host, c, sm80_backward_config(tiles.warps, tiles.block_m, tiles.stages)), "") << name;
+    }
+  }
+}
+
+TEST(CudaOnHost, RandomProgramsBackwardAroundPlainLoops) {
+  HostKernels host;
+  const uint64_t first = number_of("ATTUNE_RANDOM_SEED", std::random_device{}()), count = number_of("ATTUNE_RANDOM_COUNT", 15);
+  numeric::RandomOptions options;
+  options.greatest_len = 80;
+  for (uint64_t seed = first; seed < first + count; ++seed) {
+    numeric::Case c = numeric::random_case(seed, options).whole();
+    if (c.dtype == DType::kF32) c.dtype = DType::kBF16;
+    EXPECT_EQ(backward_failure(host, c), "") << "ATTUNE_RANDOM_SEED=" << seed;
+    // The emulated skeleton takes its time.
+    if (seed % 5 != 0) continue;
+    EXPECT_EQ(backward_failure(host, c, sm80_backward_config(1 + seed / 5 % 2, 16, 1 + seed / 10 % 3)), "")
+        << "ATTUNE_RANDOM_SEED=" << seed;
   }
 }
 

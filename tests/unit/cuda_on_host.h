@@ -1,5 +1,5 @@
-// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane, or with
-// ATTUNE_WARPS_ON_HOST those of cuda_warps_on_host.h.
+// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane, and threads
+// run one after the other, unless cuda_warps_on_host.h includes this.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
+#include <random>
+#include <vector>
 
 #define __device__
 #define __forceinline__ inline
@@ -17,7 +20,11 @@
 struct Index {
   unsigned x = 0, y = 0;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, blockDim, gridDim;
+
+struct float2 {
+  float x, y;
+};
 
 using std::max;
 using std::min;
@@ -33,26 +40,22 @@ inline float __fdividef(float a, float b) {
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
 }
-inline unsigned long __cvta_generic_to_shared(const void*) {
-  return 0;
-}
 inline float rsqrtf(float x) {
   return 1 / std::sqrt(x);
 }
-#ifdef ATTUNE_WARPS_ON_HOST
+#ifndef HOST_WARPS
+inline unsigned long __cvta_generic_to_shared(const void*) {
+  return 0;
+}
 template <typename T>
-T shuffled(T x, int mask);
-#else
-template <typename T>
-T shuffled(T x, int) {
+T __shfl_xor_sync(unsigned, T x, int) {
   return x;
 }
 #endif
-template <typename T>
-T __shfl_xor_sync(unsigned, T x, int mask) {
-  return shuffled(x, mask);
-}
 
+inline void add_global(float* to, float value) {
+  *to += value;
+}
 inline float exp2_approx(float x) {
   return std::exp2(x);
 }
@@ -89,6 +92,10 @@ struct F16 {
     const auto a = static_cast<_Float16>(low), b = static_cast<_Float16>(high);
     return std::bit_cast<unsigned short>(a) | static_cast<unsigned>(std::bit_cast<unsigned short>(b)) << 16;
   }
+  static float2 unpack(unsigned x) {
+    const unsigned short low = static_cast<unsigned short>(x), high = static_cast<unsigned short>(x >> 16);
+    return {load_f16(&low), load_f16(&high)};
+  }
 };
 struct BF16 {
   static unsigned bits(float x) {
@@ -96,4 +103,37 @@ struct BF16 {
     return x != x ? 0x7FC0 : (word + 0x7FFF + (word >> 16 & 1)) >> 16;
   }
   static unsigned pack(float low, float high) { return bits(low) | bits(high) << 16; }
+  static float2 unpack(unsigned x) { return {std::bit_cast<float>(x << 16), std::bit_cast<float>(x & 0xFFFF0000u)}; }
 };
+
+namespace host {
+
+// A grid of CTAs, which come in an order of that seed.
+struct Launch {
+  unsigned x, y, threads, shared_bytes, seed;
+};
+
+template <typename Function>
+void for_each_cta(const Launch& launch, const Function& run_cta) {
+  gridDim = {launch.x, launch.y};
+  blockDim.x = launch.threads;
+  std::vector<unsigned> order(static_cast<size_t>(launch.x) * launch.y);
+  std::iota(order.begin(), order.end(), 0u);
+  std::mt19937 random(launch.seed);
+  std::shuffle(order.begin(), order.end(), random);
+  for (const unsigned number : order) {
+    blockIdx = {number % launch.x, number / launch.x};
+    run_cta();
+  }
+}
+
+#ifndef HOST_WARPS
+template <typename Function>
+void run(const Launch& launch, const Function& thread) {
+  for_each_cta(launch, [&] {
+    for (threadIdx.x = 0; threadIdx.x < launch.threads; ++threadIdx.x) thread();
+  });
+}
+#endif
+
+}  // namespace host

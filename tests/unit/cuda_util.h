@@ -49,4 +49,17 @@ inline GpuKernel emit_naive(const std::string& text, const GpuKernelOptions& opt
   return emit_gpu_forward(lowered_for(text, options), canonical(text), options, sm80_config(), skeleton);
 }
 
+// The plain loops of tests/gpu/naive_backward.cuh.
+inline GpuKernel emit_naive_backward(const std::string& text, const GpuKernelOptions& options) {
+  GpuSkeletonText skeleton;
+  skeleton.text = read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/naive_backward.cuh");
+  skeleton.prepare = "attention_backward_prepare";
+  skeleton.function = "attention_backward_keys_naive";
+  skeleton.queries = "attention_backward_queries_naive";
+  GpuConfig config = sm80_config();
+  config.warpgroups = 1;
+  config.block_n = 32;
+  return emit_gpu_backward(lowered_for(text, options), canonical(text), options, config, skeleton);
+}
+
 }  // namespace attune::codegen

@@ -1,16 +1,16 @@
-// What a skeleton of warps needs beside cuda_on_host.h to run on the host: the threads of a CTA take turns, each with a stack of its own;
-// shared memory; the operations of a warp; fragments and matrix products. Asynchronous copies are done at once.
+// What a skeleton of warps needs beside cuda_on_host.h to run on the host as it is: the threads of a CTA take turns, each with a stack of
+// its own; shared memory; the operations of a warp; fragments and matrix products. Asynchronous copies are done at once.
 #pragma once
 
 #include <ucontext.h>
 
-#include <numeric>
-#include <random>
-#include <vector>
+#include <array>
+#include <functional>
 
-#define ATTUNE_WARPS_ON_HOST
+#define HOST_WARPS
 #include "cuda_on_host.h"
 
+#define __shared__
 #define __noinline__
 
 struct int4 {
@@ -20,121 +20,116 @@ struct float4 {
   float x, y, z, w;
 };
 
+alignas(128) inline unsigned char shared[256 << 10];
+
 namespace host {
 
-constexpr int kWarp = 32;
-constexpr size_t kStackBytes = 128 << 10;
+constexpr unsigned kWarp = 32;
+constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kSlotBytes = 32;
 
 struct Barrier {
-  int arrived = 0, round = 0;
+  unsigned arrived = 0, round = 0;
 };
-
-struct Fiber {
+struct Thread {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(kStackBytes);
   bool is_done = false;
 };
 
-inline std::vector<unsigned char> shared_memory;
-inline std::vector<Fiber> fibers;
+inline std::vector<Thread> threads;
 inline ucontext_t scheduler;
-inline unsigned current = 0;
+inline const std::function<void()>* body;
 inline Barrier of_cta;
 inline std::vector<Barrier> of_warp;
-inline std::vector<uint64_t> exchanged;  // a word for each thread
-inline void (*kernel)(const void*);
-inline const void* argument;
+inline std::vector<std::array<unsigned char, kSlotBytes>> slots;  // what each thread shows its warp
 inline int votes = 0;
 
-inline int lane() {
-  return static_cast<int>(current % kWarp);
-}
-inline unsigned char* shared_at(unsigned address) {
-  return shared_memory.data() + address;
+inline unsigned lane() {
+  return threadIdx.x % kWarp;
 }
 inline void yield() {
-  swapcontext(&fibers[current].context, &scheduler);
+  swapcontext(&threads[threadIdx.x].context, &scheduler);
 }
-inline void wait(Barrier& barrier, int count) {
-  const int round = barrier.round;
+inline void wait(Barrier& barrier, unsigned count) {
   if (++barrier.arrived == count) {
     barrier.arrived = 0;
     ++barrier.round;
     return;
   }
-  while (barrier.round == round) yield();
+  for (const unsigned before = barrier.round; barrier.round == before;) yield();
 }
-inline void wait_warp() {
-  wait(of_warp[current / kWarp], kWarp);
-}
-// Gives `own` to the warp; `take` is called with a function of the lane whose value is wanted.
-template <typename T, typename Take>
-auto exchange(T own, const Take& take) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
-  std::memcpy(&exchanged[current], &own, sizeof(T));
-  wait_warp();
-  const auto taken = take([](int from) {
-    T value;
-    std::memcpy(&value, &exchanged[current / kWarp * kWarp + static_cast<unsigned>(from)], sizeof(T));
-    return value;
-  });
-  wait_warp();
-  return taken;
-}
-
 inline void enter() {
-  kernel(argument);
-  fibers[current].is_done = true;
-  swapcontext(&fibers[current].context, &scheduler);
+  (*body)();
+  threads[threadIdx.x].is_done = true;
+  yield();
 }
-inline void run_cta(unsigned threads) {
+// All threads get as far as they can, one after the other, until all have returned.
+inline void run_cta() {
   of_cta = {};
-  of_warp.assign(threads / kWarp, {});
-  exchanged.assign(threads, 0);
-  for (unsigned i = 0; i < threads; ++i) {
-    Fiber& fiber = fibers[i];
-    fiber.is_done = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
+  of_warp.assign(threads.size() / kWarp, {});
+  for (Thread& thread : threads) {
+    thread.is_done = false;
+    getcontext(&thread.context);
+    thread.context.uc_stack.ss_sp = thread.stack.data();
+    thread.context.uc_stack.ss_size = kStackBytes;
+    thread.context.uc_link = nullptr;
+    makecontext(&thread.context, enter, 0);
   }
-  for (bool any = true; any;) {
-    any = false;
-    for (unsigned i = 0; i < threads; ++i) {
-      if (fibers[i].is_done) continue;
-      any = true;
-      current = threadIdx.x = i;
-      swapcontext(&scheduler, &fibers[i].context);
+  for (bool is_running = true; is_running;) {
+    is_running = false;
+    for (unsigned i = 0; i < threads.size(); ++i) {
+      if (threads[i].is_done) continue;
+      threadIdx.x = i;
+      swapcontext(&scheduler, &threads[i].context);
+      is_running = true;
     }
   }
 }
-// All CTAs of a grid, one after the other, in an order of that seed.
-inline void run_grid(void (*function)(const void*), const void* p, unsigned threads, unsigned shared_bytes, unsigned x, unsigned y,
-                     unsigned seed) {
-  kernel = function;
-  argument = p;
-  fibers = std::vector<Fiber>(threads);
-  std::vector<unsigned> order(static_cast<size_t>(x) * y);
-  std::iota(order.begin(), order.end(), 0u);
-  std::mt19937 random(seed);
-  std::shuffle(order.begin(), order.end(), random);
-  for (const unsigned number : order) {
-    blockIdx.x = number % x;
-    blockIdx.y = number / x;
-    shared_memory.assign(shared_bytes, 0xFF);  // NaNs, that nothing of another CTA is read
-    run_cta(threads);
-  }
+inline void run(const Launch& launch, const std::function<void()>& thread) {
+  body = &thread;
+  threads = std::vector<Thread>(launch.threads);
+  slots.resize(launch.threads);
+  for_each_cta(launch, [&] {
+    std::memset(shared, 0xFF, launch.shared_bytes);  // NaNs, that nothing of another CTA is read
+    run_cta();
+  });
+}
+
+// Shows `own` to the warp; `take` is called with a function of the lane whose value is wanted.
+template <typename T, typename Take>
+auto exchange(const T& own, const Take& take) {
+  static_assert(sizeof(T) <= kSlotBytes);
+  Barrier& barrier = of_warp[threadIdx.x / kWarp];
+  std::memcpy(slots[threadIdx.x].data(), &own, sizeof(T));
+  wait(barrier, kWarp);
+  const auto taken = take([first = threadIdx.x - lane()](unsigned from) {
+    T value;
+    std::memcpy(&value, slots[first + from].data(), sizeof(T));
+    return value;
+  });
+  wait(barrier, kWarp);
+  return taken;
+}
+
+template <typename T>
+T load(unsigned from) {
+  T value;
+  std::memcpy(&value, shared + from, sizeof(T));
+  return value;
+}
+template <typename T>
+void store(unsigned to, const T& value) {
+  std::memcpy(shared + to, &value, sizeof(T));
 }
 
 }  // namespace host
 
 inline void __syncthreads() {
-  host::wait(host::of_cta, static_cast<int>(host::fibers.size()));
+  host::wait(host::of_cta, static_cast<unsigned>(host::threads.size()));
 }
 inline void __syncwarp() {
-  host::wait_warp();
+  host::wait(host::of_warp[threadIdx.x / host::kWarp], host::kWarp);
 }
 inline int __syncthreads_or(int vote) {
   host::votes |= vote;
@@ -145,19 +140,22 @@ inline int __syncthreads_or(int vote) {
   return any;
 }
 inline void __threadfence() {}
-inline int __any_sync(unsigned, bool vote) {
+inline bool __any_sync(unsigned, bool vote) {
   return host::exchange(vote, [](const auto& of) {
-    int any = 0;
-    for (int i = 0; i < host::kWarp; ++i) any |= of(i);
+    bool any = false;
+    for (unsigned i = 0; i < host::kWarp; ++i) any |= of(i);
     return any;
   });
 }
+template <typename T>
+T __shfl_xor_sync(unsigned, T x, int mask) {
+  return host::exchange(x, [&](const auto& of) { return of(host::lane() ^ static_cast<unsigned>(mask)); });
+}
+inline int __ffs(unsigned x) {
+  return x == 0 ? 0 : std::countr_zero(x) + 1;
+}
 inline int __clz(unsigned x) {
   return std::countl_zero(x);
-}
-template <typename T>
-T shuffled(T x, int mask) {
-  return host::exchange(x, [&](const auto& of) { return of(host::lane() ^ mask); });
 }
 inline unsigned atomicInc(unsigned* at, unsigned last) {
   const unsigned before = *at;
@@ -165,102 +163,75 @@ inline unsigned atomicInc(unsigned* at, unsigned last) {
   return before;
 }
 
-template <typename T>
-T load_from_shared(unsigned from) {
-  T value;
-  std::memcpy(&value, host::shared_at(from), sizeof(T));
-  return value;
-}
-template <typename T>
-void store_to_shared(unsigned to, T value) {
-  std::memcpy(host::shared_at(to), &value, sizeof(T));
+inline unsigned long __cvta_generic_to_shared(const void* pointer) {
+  return static_cast<unsigned long>(static_cast<const unsigned char*>(pointer) - shared);
 }
 inline int load_shared(unsigned from) {
-  return load_from_shared<int>(from);
+  return host::load<int>(from);
 }
 inline int4 load_shared_x4(unsigned from) {
-  return load_from_shared<int4>(from);
+  return host::load<int4>(from);
 }
 inline float4 load_shared_f32x4(unsigned from) {
-  return load_from_shared<float4>(from);
+  return host::load<float4>(from);
 }
 inline void store_shared(unsigned to, int value) {
-  store_to_shared(to, value);
+  host::store(to, value);
 }
 inline void store_shared_x4(unsigned to, int4 value) {
-  store_to_shared(to, value);
+  host::store(to, value);
 }
 inline void store_shared_f32x4(unsigned to, float4 value) {
-  store_to_shared(to, value);
+  host::store(to, value);
 }
 inline float4 load_cached_x4(const float4* from) {
   return *from;
 }
 
 inline void copy_async_x4(unsigned to, const void* from, int bytes) {
-  unsigned char piece[16] = {};
-  std::memcpy(piece, from, static_cast<size_t>(bytes));
-  std::memcpy(host::shared_at(to), piece, sizeof(piece));
+  std::memset(shared + to, 0, 16);
+  std::memcpy(shared + to, from, static_cast<size_t>(bytes));
 }
 inline void copy_async_commit() {}
 template <int kPending>
 void copy_async_wait() {}
 
 inline void load_matrix_x4(unsigned from, unsigned (&to)[4]) {
-  host::exchange(from, [&](const auto& of) {
-    for (int i = 0; i < 4; ++i)
-      to[i] = load_from_shared<unsigned>(of(8 * i + host::lane() / 4) + 4 * static_cast<unsigned>(host::lane() % 4));
-    return 0;
+  const std::array rows = host::exchange(from, [](const auto& of) {
+    const unsigned row = host::lane() / 4;
+    return std::array{of(row), of(8 + row), of(16 + row), of(24 + row)};
   });
+  for (unsigned i = 0; i < 4; ++i) to[i] = host::load<unsigned>(rows[i] + host::lane() % 4 * 4);
 }
 inline void load_matrix_transposed_x4(unsigned from, unsigned (&to)[4]) {
   host::exchange(from, [&](const auto& of) {
-    const int row = host::lane() % 4 * 2;
-    const unsigned column = 2 * static_cast<unsigned>(host::lane() / 4);
-    for (int i = 0; i < 4; ++i) {
-      const auto low = load_from_shared<unsigned short>(of(8 * i + row) + column);
-      const auto high = load_from_shared<unsigned short>(of(8 * i + row + 1) + column);
-      to[i] = low | static_cast<unsigned>(high) << 16;
+    const unsigned row = host::lane() % 4 * 2, column = host::lane() / 4 * 2;
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned low = host::load<unsigned short>(of(8 * i + row) + column);
+      const unsigned high = host::load<unsigned short>(of(8 * i + row + 1) + column);
+      to[i] = low | high << 16;
     }
     return 0;
   });
 }
 
-inline float half_of(F16, unsigned bits) {
-  const auto element = static_cast<unsigned short>(bits);
-  return load_f16(&element);
-}
-inline float half_of(BF16, unsigned bits) {
-  return std::bit_cast<float>(bits << 16);
-}
-// Lane 4 r + k / 2 has elements k and k + 1 of row r of A, and of column r of B.
+// Lane 4 r + k / 2 has elements k and k + 1, then k + 8 and k + 9, of rows r and r + 8 of A, and of column r of B.
 template <typename Element>
-void mma_16x8x16(Element element, float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  struct Pair {
-    unsigned first, second;
+void mma_16x8x16(Element, float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  struct Operands {
+    unsigned a[4], b[2];
   };
-  const int row = host::lane() / 4, column = host::lane() % 4 * 2;
-  for (int half = 0; half < 2; ++half) {
-    unsigned rows[2][4], columns[2][4];
-    host::exchange(Pair{a[2 * half], a[2 * half + 1]}, [&](const auto& of) {
-      for (int i = 0; i < 4; ++i) {
-        rows[0][i] = of(4 * row + i).first;
-        rows[1][i] = of(4 * row + i).second;
-      }
-      return 0;
-    });
-    host::exchange(half == 0 ? b0 : b1, [&](const auto& of) {
-      for (int i = 0; i < 4; ++i) {
-        columns[0][i] = of(4 * column + i);
-        columns[1][i] = of(4 * column + 4 + i);
-      }
-      return 0;
-    });
-    for (int e = 0; e < 4; ++e) {
-      for (int k = 0; k < 8; ++k) {
-        const int shift = 16 * (k % 2);
-        c[e] += half_of(element, rows[e / 2][k / 2] >> shift & 0xFFFF) * half_of(element, columns[e % 2][k / 2] >> shift & 0xFFFF);
+  host::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, [&](const auto& of) {
+    const unsigned row = host::lane() / 4, column = host::lane() % 4 * 2;
+    for (unsigned k = 0; k < 16; k += 2) {
+      const Operands left = of(4 * row + k % 8 / 2);
+      for (unsigned i = 0; i < 4; ++i) {
+        const float2 x = Element::unpack(left.a[i / 2 + k / 8 * 2]);
+        const float2 y = Element::unpack(of(4 * (column + i % 2) + k % 8 / 2).b[k / 8]);
+        c[i] += x.x * y.x;
+        c[i] += x.y * y.y;
       }
     }
-  }
+    return 0;
+  });
 }

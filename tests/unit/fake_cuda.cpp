@@ -3,8 +3,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string_view>
+#include <thread>
 
 using attune::test::FakeContext;
 using attune::test::FakeCuda;
@@ -26,8 +28,14 @@ struct Kernel {
   std::string name;
 };
 
+std::vector<FakeContext*>& contexts() {
+  static const std::thread::id first = std::this_thread::get_id();
+  thread_local std::vector<FakeContext*> own;
+  return std::this_thread::get_id() == first ? fake().contexts : own;
+}
+
 FakeContext* current() {
-  return fake().contexts.empty() ? nullptr : fake().contexts.back();
+  return contexts().empty() ? nullptr : contexts().back();
 }
 
 int fault(const char* function) {
@@ -109,14 +117,14 @@ int context_id(FakeContext* context, unsigned long long* id) {
 }
 
 int context_push(FakeContext* context) {
-  fake().contexts.push_back(context);
+  contexts().push_back(context);
   return 0;
 }
 
 int context_pop(FakeContext** context) {
   if (!current()) return kInvalidContext;
   *context = current();
-  fake().contexts.pop_back();
+  contexts().pop_back();
   return 0;
 }
 
@@ -162,11 +170,13 @@ int function_set_attribute(Kernel* kernel, int attribute, int value) {
 }
 
 size_t argument_bytes(const Kernel* kernel) {
+  if (!fake().knows_arguments) return 4096;
   const auto found = fake().argument_bytes.find(kernel->name);
   return found == fake().argument_bytes.end() ? 256 : found->second;
 }
 
 int function_parameter(Kernel* kernel, size_t, size_t* offset, size_t* size) {
+  if (!fake().knows_arguments) return kInvalidValue;
   *offset = 0;
   *size = argument_bytes(kernel);
   return 0;
@@ -292,7 +302,19 @@ struct Entry {
   void* address;
 };
 
-#define ENTRY(name, function) {name, reinterpret_cast<void*>(&(function))}
+std::mutex one_call;
+
+template <auto kFunction>
+struct Locked;
+template <typename... Arguments, int (*kFunction)(Arguments...)>
+struct Locked<kFunction> {
+  static int call(Arguments... arguments) {
+    const std::lock_guard lock(one_call);
+    return kFunction(arguments...);
+  }
+};
+
+#define ENTRY(name, function) {name, reinterpret_cast<void*>(&Locked<&(function)>::call)}
 const Entry kFunctions[] = {
     ENTRY("cuInit", init),
     ENTRY("cuDriverGetVersion", driver_version),

@@ -1,5 +1,5 @@
 // A CUDA driver without a GPU, for tests of what calls it: libcuda.so.1 of two devices that records launches. Memory is the host's, and all
-// work is done at once. One thread at a time.
+// work is done at once. One call at a time.
 #pragma once
 
 #include <array>
@@ -40,7 +40,7 @@ struct FakeCuda {
   int encodings = 0;
   int library_loads = 0, library_unloads = 0, functions = 0;
   std::map<std::string, int> max_dynamic_shared;  // by kernel
-  std::vector<FakeContext*> contexts;             // the stack of this thread
+  std::vector<FakeContext*> contexts;             // the stack of the first thread that called
 
   // What it is to answer.
   std::map<std::string, int, std::less<>> faults;  // by function: the code that it returns
@@ -48,6 +48,7 @@ struct FakeCuda {
   std::map<std::string, size_t> argument_bytes;       // by kernel; default 256
   std::map<uint64_t, std::pair<size_t, int>> memory;  // by address: bytes, device
   bool records = true;                                // launches
+  bool knows_arguments = true;                        // false: it does not say how long they are, and records 4096 bytes
   int static_shared_bytes = 1024;
 };
 

@@ -75,7 +75,7 @@ TEST(GpuPlanner, LargeTilesHaveToFillHalfOfTheMultiprocessors) {
 
 TEST(GpuPlanner, DecodeSharesKeysAmongAllMultiprocessors) {
   const Planned made = planned(problem_of(1, 32, 8, 1, 4096, 128));
-  EXPECT_EQ(made.config.block_m(), 16);
+  EXPECT_EQ(made.config.forward_rows(), 16);
   EXPECT_EQ(made.config.key_warps, 4);
   EXPECT_EQ(made.config.tile_heads, 4);
   EXPECT_EQ(made.config.splits, 32);  // 64 blocks, at most 33 for each of 8 tiles: two each
@@ -112,7 +112,7 @@ TEST(GpuPlanner, AnotherLengthIsAnotherLaunchOfTheSameKernel) {
 
 TEST(GpuPlanner, RowsBeyondSixteenHaveTilesOfSixtyFour) {
   const Planned made = planned(problem_of(1, 32, 4, 16, 4096, 128));  // 128 rows for each key head
-  EXPECT_EQ(made.config.block_m(), 64);
+  EXPECT_EQ(made.config.forward_rows(), 64);
   EXPECT_EQ(made.config.tile_heads, 8);
   EXPECT_EQ(made.field("tiles_m"), 2);
   EXPECT_EQ(made.field("tiles"), 8);

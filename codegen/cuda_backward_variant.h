@@ -1,0 +1,59 @@
+// A program as the `Variant` of the backward kernels.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "codegen/cuda_variant.h"
+
+namespace attune::codegen {
+
+class BackwardVariant : public CudaVariant {
+ public:
+  BackwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config);
+
+  std::string text() const;
+  // What one block of queries needs in memory so that tiles can be classified.
+  size_t extent_bytes() const { return CudaVariant::extent_bytes(Rate::kRow); }
+  bool uses_delta() const { return backward_.uses_delta; }
+  // Whether anything has to be done before and behind the main kernels, whatever these leave to do.
+  bool is_prepared() const;
+  bool has_row_gradients() const;
+
+ private:
+  // Where the contributions to a read's gradient are summed.
+  enum class Place : uint8_t {
+    kHead,    // one address a head: in Gradients
+    kKey,     // one address a key: in KeyGradients
+    kMemory,  // one address a row or a pair: added at once
+    kRun,     // by an index of row and column together: in Gradients while the address stays the same
+  };
+
+  void find_scale();
+  Place place_of(ValueId read) const;
+  bool reaches(ValueId root, Symbol symbol) const;
+  bool has_pair_gradients() const;
+  std::vector<ValueId> gradient_indices(bool of_pairs) const;
+
+  std::string constants_text() const;
+  std::string gradients_struct_text() const;
+  std::string pair_text() const;
+  std::string dqk_text() const;
+  std::string gradients_text() const;
+  std::string row_gradients_text() const;
+  std::string scale_text() const;
+  std::string flush_text() const;
+  std::string flush_keys_text() const;
+  std::string clear_text() const;
+
+  std::string added_text(CudaWriter& writer, bool of_pairs) const;
+  std::string summed_text(Place place, CudaWriter& writer) const;
+
+  const GpuConfig& config_;
+  Backward backward_;  // dqk without dqk_scale
+  ValueId scale_ = kNoValue;
+  bool from_weight_ = false;
+};
+
+}  // namespace attune::codegen
