@@ -13,13 +13,14 @@ enum class Stage : uint8_t { kAst, kIr, kGrad, kRates, kBounds, kLlvm, kCuda, kP
 
 struct ExplainOptions {
   CompileOptions compile;
-  Shape shape = {.batch = 1,
-                 .heads = 8,
-                 .kv_heads = 8,
-                 .q_len = 512,
-                 .k_len = 512,
-                 .head_dim = 64,
-                 .v_dim = 64};  // head_dim and v_dim matter to kLlvm, kCuda and kPtx
+  Shape shape = {
+      .batch = 1,
+      .heads = 16,
+      .kv_heads = 16,
+      .q_len = 4096,
+      .k_len = 4096,
+      .head_dim = 64,
+      .v_dim = 64};  // head_dim and v_dim matter to kLlvm, all to kCuda, kPtx and gpu_resources: small problems have kernels of their own
   DType dtype = DType::kF32;
   std::string arch = "sm_90a";  // a GPU's: kCuda, kPtx, gpu_resources
   Accuracy accuracy = Accuracy::kFast;

@@ -126,7 +126,7 @@ Command explain_command(Outcome& outcome) {
           "Show what the compiler makes of a program",
           {{"file", &arguments->file, "Program", kProgramFile, true},
            {"--emit", &arguments->stage, "Stage to print (default: ir)", kStages},
-           {"--shape", &arguments->shape, "Sizes batch,q_len,k_len,heads,kv_heads,head_dim,v_dim (default: 1,512,512,8,8,64,64)",
+           {"--shape", &arguments->shape, "Sizes batch,q_len,k_len,heads,kv_heads,head_dim,v_dim (default: 1,4096,4096,16,16,64,64)",
             "B,Q,K,H,HK,D,DV"},
            {"--dtype", &arguments->dtype, "Type of q, k, v and out (default: f32)", kDTypes},
            {"--arch", &arguments->arch, "GPU architecture, for --emit cuda, ptx and resources (default: sm_90a)", "sm_NN"},
