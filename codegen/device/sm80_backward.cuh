@@ -9,7 +9,16 @@
 // registers together, the kernel of keys makes dV first, then dK.
 //
 // The grid of keys: p.tiles CTAs; of queries: one for every 16 * kWarps queries of each head. Both have kWarps warps and
-// Layout<Config>::kBytes of shared memory. `vector_loads`: rows of q, k, v, out and dout are 16-byte aligned; `vector_stores`: of dq, dk,
+// Layout<Config>::kBytes of shared memory. Where to begin; registers on sm_80 of the two kernels, for a causal softmax:
+//
+//   head_dim, v_dim   warps  block_m  stages   shared bytes   keys, queries
+//   <= 64             4      64       2        48 Ki + 64     228, 206
+//   <= 96             4      64       2        72 Ki + 64     248, 202
+//   <= 128            4      32       2        64 Ki + 64     231, 164
+//   192, 128          4      16       2        60 Ki + 64     243, 189      32 spills 28 bytes
+//   <= 256            4      16       2        96 Ki + 64     251, 235      32 spills 20 bytes
+//
+// `vector_loads`: rows of q, k, v, out and dout are 16-byte aligned; `vector_stores`: of dq, dk,
 // dv.
 
 // Shared memory, in bytes.

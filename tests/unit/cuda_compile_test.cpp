@@ -1,4 +1,5 @@
 // Every example and golden program, as CUDA around plain loops, through NVRTC: what is emitted compiles, for both dtypes, packed too.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -36,10 +37,10 @@ std::vector<fs::path> programs() {
   return paths;
 }
 
-void compile(const GpuKernel& kernel, const std::string& arch, const std::string& what) {
+runtime::CompiledGpu compile(const GpuKernel& kernel, const std::string& arch, const std::string& what) {
   SCOPED_TRACE(what);
   runtime::CompiledGpu compiled;
-  ASSERT_NO_THROW(
+  EXPECT_NO_THROW(
       try { compiled = runtime::compile_gpu({kernel.source, arch}); } catch (const std::exception& error) {
         ADD_FAILURE() << error.what();
         throw;
@@ -49,6 +50,7 @@ void compile(const GpuKernel& kernel, const std::string& arch, const std::string
   };
   for (const std::string& name : {kernel.name, kernel.extents_name, kernel.prepare_name, kernel.queries_name, kernel.finish_name})
     EXPECT_TRUE(name.empty() || has(name)) << name;
+  return compiled;
 }
 
 TEST_F(CudaCompile, EveryProgramAroundPlainLoops) {
@@ -72,6 +74,30 @@ TEST_F(CudaCompile, OwnSkeleton) {
     const Lowered lowered = lowered_for(text, options);
     compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
+  }
+}
+
+// The tiles of the table in sm80_backward.cuh: nothing is spilled.
+TEST_F(CudaCompile, BackwardSkeletonOfSm80) {
+  struct Tiles {
+    const char* program;
+    int head_dim, v_dim, block_m;
+    dsl::ElementType dtype;
+  };
+  for (const Tiles& tiles : {Tiles{"causal", 64, 64, 64, dsl::ElementType::kF16},
+                             {"causal", 96, 96, 64, dsl::ElementType::kBF16},
+                             {"capped", 128, 128, 32, dsl::ElementType::kBF16},
+                             {"causal", 192, 128, 16, dsl::ElementType::kF16},
+                             {"flash_sigmoid", 256, 256, 16, dsl::ElementType::kBF16}}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / fmt::format("tests/golden/{}.attn", tiles.program));
+    GpuKernelOptions options = gpu_options(tiles.head_dim, tiles.dtype);
+    options.v_dim = tiles.v_dim;
+    options.arch = "sm_80";
+    GpuConfig config = sm80_config();
+    config.block_m = tiles.block_m;
+    const GpuKernel kernel = emit_gpu_backward(lowered_for(text, options), canonical(text), options, config);
+    const std::string what = fmt::format("{}, {}, {}", tiles.program, tiles.head_dim, tiles.v_dim);
+    EXPECT_EQ(compile(kernel, options.arch, what).warnings, std::vector<std::string>{}) << what;
   }
 }
 
