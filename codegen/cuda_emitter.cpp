@@ -254,7 +254,7 @@ std::string vocabulary(std::initializer_list<const char*> names) {
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = std::string(device_source("ptx_sm90.cuh")) + "\n" + wgmma_forward_text(options, config);
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_forward_text(options, config);
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {
@@ -279,11 +279,15 @@ GpuSkeletonText backward_functions(const GpuConfig& config) {
   return skeleton;
 }
 
-GpuSkeletonText backward_skeleton(const GpuConfig& config) {
+GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton = backward_functions(config);
-  const bool is_sm90 = config.skeleton == GpuSkeleton::kSm90;
-  skeleton.vocabulary = is_sm90 ? vocabulary({"ptx_sm90.cuh"}) : vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
-  skeleton.text = device_source(is_sm90 ? "sm90_backward.cuh" : "sm80_backward.cuh");
+  if (config.skeleton == GpuSkeleton::kSm90) {
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_backward_text(options, config);
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_backward.cuh"});
+  } else {
+    skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm80_backward.cuh"});
+  }
   return skeleton;
 }
 
@@ -334,7 +338,7 @@ GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, c
 
 GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
   const GeneratedBackward generated(lowered, options, config);
-  return whole_file(generated, backward_start(lowered, program, options), backward_skeleton(config), layout_assertion(generated));
+  return whole_file(generated, backward_start(lowered, program, options), backward_skeleton(options, config), layout_assertion(generated));
 }
 
 GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,

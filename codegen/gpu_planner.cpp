@@ -3,144 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cassert>
-#include <cstring>
-#include <numeric>
-#include <string_view>
+#include <array>
+
+#include "codegen/gpu_argument.h"
 
 namespace attune::codegen {
-namespace {
 
 using runtime::GpuLaunch;
 using runtime::GpuPatch;
-using runtime::GpuTensorMap;
-
-constexpr int kElementBytes = 2;
-constexpr size_t kCounterBytes = 64;
-
-int ceil_div(int64_t a, int64_t b) {
-  return static_cast<int>((a + b - 1) / b);
-}
-
-// Writes a launch's argument by the names of its fields. What the kernel does not have is not written.
-class Argument {
- public:
-  Argument(const GpuKernel& kernel, GpuLaunch& launch) : kernel_(kernel), launch_(launch) { launch_.argument.resize(kernel.params_bytes); }
-
-  template <typename T>
-  void set(std::string_view name, const T& value) {
-    if (const GpuField* field = find(name)) {
-      assert(sizeof(T) == field->bytes);
-      std::memcpy(launch_.argument.data() + field->offset, &value, sizeof(T));
-    }
-  }
-  void set_ints(const std::string& name, const std::vector<int64_t>& values) { set_all<int64_t>(name, values); }
-  void set_ints(const std::string& name, const std::vector<int32_t>& values) { set_all<int32_t>(name, values); }
-  void patch(std::string_view name, GpuPatch::Kind kind, int64_t index) {
-    if (const GpuField* field = find(name)) launch_.patches.push_back({kind, index, field->offset});
-  }
-  void map(std::string_view name, GpuTensorMap map) {
-    patch(name, GpuPatch::Kind::kTensorMap, static_cast<int64_t>(launch_.tensor_maps.size()));
-    launch_.tensor_maps.push_back(std::move(map));
-  }
-
- private:
-  const GpuField* find(std::string_view name) const {
-    const auto found =
-        std::find_if(kernel_.fields.begin(), kernel_.fields.end(), [&](const GpuField& field) { return field.name == name; });
-    return found == kernel_.fields.end() ? nullptr : &*found;
-  }
-  template <typename T>
-  void set_all(const std::string& name, const std::vector<T>& values) {
-    const GpuField* field = find(name);
-    if (!field) return;
-    assert(values.size() * sizeof(T) == field->bytes);
-    std::memcpy(launch_.argument.data() + field->offset, values.data(), field->bytes);
-  }
-
-  const GpuKernel& kernel_;
-  GpuLaunch& launch_;
-};
-
-struct Side {
-  const char* name;
-  int tensor;
-  const GpuStrides* strides;
-  int64_t rows, heads, dim;
-};
-
-std::array<Side, 4> sides(const GpuProblem& problem, const GpuKernelOptions& options) {
-  const int64_t rows_q = options.packed ? problem.total_q : problem.q_len, rows_k = options.packed ? problem.total_k : problem.k_len;
-  return {{{"q", GpuTensorIndex::kQ, &problem.q, rows_q, problem.heads, options.head_dim},
-           {"k", GpuTensorIndex::kK, &problem.k, rows_k, problem.kv_heads, options.head_dim},
-           {"v", GpuTensorIndex::kV, &problem.v, rows_k, problem.kv_heads, options.v_dim},
-           {"out", GpuTensorIndex::kOut, &problem.out, rows_q, problem.heads, options.v_dim}}};
-}
-
-// Rows that can be copied 16 bytes at a time.
-bool has_vector_rows(const Side& side, const GpuProblem& problem) {
-  const auto fits = [](int64_t stride) { return stride * kElementBytes % 16 == 0; };
-  return problem.aligned && side.dim * kElementBytes % 16 == 0 && std::all_of(side.strides->begin(), side.strides->end(), fits);
-}
-
-// Tiles of `rows` rows and 64 columns, a head and a batch at a time.
-GpuTensorMap map_of(const Side& side, const GpuProblem& problem, const GpuKernelOptions& options, int rows) {
-  const int64_t batch = options.packed ? 1 : problem.batch;
-  const auto bytes = [&](int64_t size, int64_t stride) {
-    return static_cast<uint64_t>(size == 1 ? 16 : stride * kElementBytes);  // the stride of one is not looked at, but checked
-  };
-  GpuTensorMap map;
-  map.tensor = side.tensor;
-  map.type = options.dtype == dsl::ElementType::kF16 ? runtime::FloatType::kF16 : runtime::FloatType::kBF16;
-  map.dims = {static_cast<uint64_t>(side.dim), static_cast<uint64_t>(side.rows), static_cast<uint64_t>(side.heads),
-              static_cast<uint64_t>(batch)};
-  map.strides = {bytes(side.rows, (*side.strides)[1]), bytes(side.heads, (*side.strides)[2]), bytes(batch, (*side.strides)[0])};
-  map.box = {64, static_cast<uint32_t>(rows), 1, 1};
-  return map;
-}
-
-// Heads whose tiles are at work together. Without a mask one is best: all its tiles read the same keys at the same time. Tiles of a causal
-// mask differ, so that several heads level them out, as long as their keys stay in the second-level cache.
-int section_heads(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
-  if (lowered.bounds.kind == MaskBounds::Kind::kAll) return 1;
-  const int64_t head_bytes = std::max<int64_t>(1, int64_t{problem.k_len} * (options.head_dim + options.v_dim) * kElementBytes);
-  const int64_t heads = (problem.l2_bytes * 2 / 3 + head_bytes / 2) / head_bytes;
-  return static_cast<int>(std::clamp<int64_t>(heads, 1, std::max(1, problem.batch * problem.heads)));
-}
-
-void set_params(const Ir& ir, const GpuProblem& problem, Argument& argument) {
-  for (size_t i = 0; i < ir.params.size(); ++i) {
-    const Param& param = ir.params[i];
-    const GpuParamBinding& binding = problem.params[i];
-    const int64_t tensor = GpuTensorIndex::kParams + static_cast<int64_t>(i);
-    if (param.is_tensor) {
-      argument.patch("t_" + param.name, GpuPatch::Kind::kTensor, tensor);
-      argument.set_ints("t_" + param.name + "_stride", binding.strides);
-      argument.set_ints("t_" + param.name + "_dim", binding.dims);
-    } else if (param.is_grad) {
-      argument.patch("p_" + param.name, GpuPatch::Kind::kTensor, tensor);
-    } else if (param.element == dsl::ElementType::kF32) {
-      argument.set("p_" + param.name, static_cast<float>(binding.scalar));
-    } else {
-      argument.set("p_" + param.name, static_cast<int32_t>(binding.scalar));
-    }
-    argument.set("p_" + param.name + "_given", int32_t{binding.is_given});
-  }
-}
-
-}  // namespace
 
 bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options) {
-  const int64_t batch = options.packed ? 1 : problem.batch;
-  for (const Side& side : sides(problem, options)) {
-    const std::array<int64_t, 3> sizes = {batch, side.rows, side.heads};
-    if (!problem.aligned || side.dim % 8 != 0) return false;
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      const int64_t stride = (*side.strides)[i];
-      if (sizes[i] < 1 || (sizes[i] > 1 && (stride <= 0 || stride * kElementBytes % 16 != 0))) return false;
-    }
-  }
-  return true;
+  const std::array<GpuSide, 4> all = forward_sides(problem, options);
+  return std::all_of(all.begin(), all.end(), [&](const GpuSide& side) { return fits_maps(side, problem, options); });
 }
 
 GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
@@ -164,7 +38,7 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
 
 runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options, const GpuConfig& config,
                                   const GpuProblem& problem) {
-  const std::array<Side, 4> all = sides(problem, options);
+  const std::array<GpuSide, 4> all = forward_sides(problem, options);
   const int tiles_m = ceil_div(problem.q_len, config.forward_rows()), tiles = tiles_m * problem.batch * problem.heads;
   runtime::GpuPlan plan;
   plan.workspace_bytes = kCounterBytes;
@@ -177,8 +51,8 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   launch.grid = {static_cast<uint32_t>(config.skeleton == GpuSkeleton::kSm90 ? std::min(tiles, problem.multiprocessors) : tiles), 1, 1};
   launch.shared_bytes = kernel.shared_bytes;
 
-  Argument argument(kernel, launch);
-  for (const Side& side : all) {
+  GpuArgument argument(kernel, launch);
+  for (const GpuSide& side : all) {
     if (config.skeleton == GpuSkeleton::kSm90) {
       const bool of_keys = side.tensor == GpuTensorIndex::kK || side.tensor == GpuTensorIndex::kV;
       argument.map(fmt::format("{}_map", side.name), map_of(side, problem, options, of_keys ? config.block_n : 64));
@@ -191,20 +65,14 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   argument.set("vector_stores", int32_t{has_vector_rows(all[3], problem)});
   argument.patch("lse", GpuPatch::Kind::kTensor, GpuTensorIndex::kLse);
   argument.set("lse_stride", problem.lse);
-  argument.set("batch", problem.batch);
-  argument.set("heads", problem.heads);
-  argument.set("kv_heads", problem.kv_heads);
-  argument.set("q_len", problem.q_len);
-  argument.set("k_len", problem.k_len);
-  argument.patch("cu_q", GpuPatch::Kind::kTensor, GpuTensorIndex::kCuQ);
-  argument.patch("cu_k", GpuPatch::Kind::kTensor, GpuTensorIndex::kCuK);
   argument.patch("counter", GpuPatch::Kind::kWorkspace, 0);
   argument.patch("extents", GpuPatch::Kind::kWorkspace, kCounterBytes);
   argument.set("tiles_m", int32_t{tiles_m});
   argument.set("tiles", int32_t{tiles});
-  argument.set("section_heads", int32_t{section_heads(lowered, options, problem)});
-  argument.patch("index_flag", GpuPatch::Kind::kTensor, GpuTensorIndex::kIndexFlag);
-  set_params(lowered.ir, problem, argument);
+  argument.set("section_heads",
+               int32_t{section_heads(lowered, problem, int64_t{problem.k_len} * (options.head_dim + options.v_dim) * kGpuElementBytes,
+                                     problem.batch * problem.heads)});
+  set_problem(lowered.ir, problem, argument);
   if (!kernel.extents_name.empty()) {
     const int64_t extents = int64_t{ceil_div(problem.k_len, config.block_n)} * problem.batch * problem.heads;
     GpuLaunch before = launch;

@@ -29,18 +29,18 @@ Operands operands(int count, std::string_view constraint) {
   return result;
 }
 
-// D (+)= A B, both operands from shared memory, rows of 16-bit elements along the product's inner dimension.
-std::string from_shared(std::string_view name, int n, std::string_view type, bool is_first) {
+// D (+)= A B, both operands from shared memory, A with its rows of 16-bit elements along the product's inner dimension; B also, or across.
+std::string from_shared(std::string_view name, int n, std::string_view type, bool is_first, bool is_b_across = false) {
   const Operands d = operands(n / 2, is_first ? "=f" : "+f");
   return fmt::format(
       "DEVICE void {0}(float (&d)[{1}], u64 a, u64 b) {{\n"
       "  asm volatile(\"{{.reg .pred accumulates; setp.ne.b32 accumulates, {2}, 0;\"\n"
-      "      \"wgmma.mma_async.sync.aligned.m64n{3}k16.f32.{4}.{4} {{\"\n{5}      \"}}, %{6}, %{7}, accumulates, 1, 1, 0, 0;}}\"\n"
-      "      : {8} : \"l\"(a), \"l\"(b));\n}}\n",
-      name, n / 2, is_first ? 0 : 1, n, type, d.places, n / 2, n / 2 + 1, d.constraints);
+      "      \"wgmma.mma_async.sync.aligned.m64n{3}k16.f32.{4}.{4} {{\"\n{5}      \"}}, %{6}, %{7}, accumulates, 1, 1, 0, {8};}}\"\n"
+      "      : {9} : \"l\"(a), \"l\"(b));\n}}\n",
+      name, n / 2, is_first ? 0 : 1, n, type, d.places, n / 2, n / 2 + 1, is_b_across ? 1 : 0, d.constraints);
 }
 
-// D += A B, A from registers, B from shared memory with its rows along the inner dimension.
+// D += A B, A from registers, B from shared memory with its rows across the inner dimension.
 std::string from_registers(std::string_view name, int n, std::string_view type) {
   const Operands d = operands(n / 2, "+f");
   return fmt::format(
@@ -76,6 +76,20 @@ std::string wgmma_forward_text(const GpuKernelOptions& options, const GpuConfig&
   return from_shared("wgmma_qk_first", config.block_n, type, true) + from_shared("wgmma_qk", config.block_n, type, false) +
          from_registers("wgmma_pv", columns, type) + wait("wait_qk", config.block_n, 0) + wait("wait_qk_under_pv", config.block_n, 1) +
          wait("wait_pv", columns, 0) + stay_above(config.block_n);
+}
+
+std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig& config) {
+  const std::string_view type = options.dtype == dsl::ElementType::kF16 ? "f16" : "bf16";
+  constexpr int kChunk = 64;
+  const bool is_split = 64 * config.warpgroups > config.block_n;  // two warpgroups share the columns of dK and dV, in whole chunks
+  const auto columns = [&](int dim) {
+    const int chunks = (dim + kChunk - 1) / kChunk;
+    return is_split ? (chunks + 1) / 2 * kChunk : (dim + 15) / 16 * 16;
+  };
+  return from_shared("wgmma_scores_first", config.block_m, type, true) + from_shared("wgmma_scores", config.block_m, type, false) +
+         from_registers("wgmma_dv", columns(options.v_dim), type) + from_registers("wgmma_dk", columns(options.head_dim), type) +
+         from_shared("wgmma_dq_first", kChunk, type, true, true) + from_shared("wgmma_dq", kChunk, type, false, true) +
+         stay_above(config.block_m);
 }
 
 }  // namespace attune::codegen

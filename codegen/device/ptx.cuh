@@ -14,7 +14,10 @@ DEVICE void store_shared(u32 to, int value) {
 }
 DEVICE int4 load_shared_x4(u32 from) {
   int4 value;
-  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];" : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "r"(from) : "memory");
+  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(from)
+               : "memory");
   return value;
 }
 DEVICE void store_shared_x4(u32 to, int4 value) {
@@ -61,6 +64,11 @@ struct F16 {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
     return y;
   }
+  static DEVICE float2 unpack(u32 x) {
+    float2 y;
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}" : "=f"(y.x), "=f"(y.y) : "r"(x));
+    return y;
+  }
 };
 struct BF16 {
   static constexpr float kGreatest = 0x1.FEp127f;
@@ -70,4 +78,5 @@ struct BF16 {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
     return y;
   }
+  static DEVICE float2 unpack(u32 x) { return {__uint_as_float(x << 16), __uint_as_float(x & 0xFFFF0000u)}; }
 };

@@ -14,15 +14,6 @@
 // looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows needs its tile
 // computed again with exact maxima.
 
-// How often a ring of barriers was passed: the place in it, and the parity to wait for; who fills the ring waits for the other one.
-template <int kPlaces>
-struct Ring {
-  u32 count;
-  DEVICE u32 place() const { return count % kPlaces; }
-  DEVICE u32 parity() const { return count / kPlaces % 2; }
-  DEVICE void next() { ++count; }
-};
-
 // Shared memory, in bytes from a 1024-aligned address on.
 template <typename Config>
 struct Layout {
@@ -49,12 +40,6 @@ struct Layout {
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
   static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
-};
-
-struct Places {
-  u32 base;  // of shared memory
-  DEVICE u32 operator()(int offset) const { return base + offset; }
-  DEVICE u32 operator()(int offset, int place) const { return base + offset + 8 * place; }
 };
 
 // One tile of queries.
@@ -113,7 +98,8 @@ struct Producer {
       blocks = {__reduce_min_sync(~0u, own.first), __reduce_max_sync(~0u, own.last)};
 #pragma unroll
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
-        const int last_block = __shfl_sync(~0u, own.last, wg), begin = __shfl_sync(~0u, full.begin, wg), end = __shfl_sync(~0u, full.end, wg);
+        const int last_block = __shfl_sync(~0u, own.last, wg), begin = __shfl_sync(~0u, full.begin, wg),
+                  end = __shfl_sync(~0u, full.end, wg);
         if (lane != 0) continue;
         store_shared(to + 24 + 12 * wg, last_block);
         store_shared(to + 28 + 12 * wg, begin);
@@ -164,14 +150,16 @@ struct Producer {
     mbarrier_wait(at(L::kEmptyK, k.place()), k.parity() ^ 1);
     if (lane == 0) {
       if (Variant::kMask == Mask::kSearch) store_shared(at(L::kBlocks) + 4 * k.place(), word);
-      load_keys<L::kChunksQ>(at(L::kFullK, k.place()), at(L::kK) + k.place() * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN, u);
+      load_keys<L::kChunksQ>(at(L::kFullK, k.place()), at(L::kK) + k.place() * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN,
+                             u);
     }
     k.next();
   }
   DEVICE void load_v(int block, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyV, v.place()), v.parity() ^ 1);
     if (lane == 0)
-      load_keys<L::kChunksV>(at(L::kFullV, v.place()), at(L::kV) + v.place() * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN, u);
+      load_keys<L::kChunksV>(at(L::kFullV, v.place()), at(L::kV) + v.place() * L::kBytesV, &p.v_map, u.first_k + block * Config::kBlockN,
+                             u);
     v.next();
   }
 
@@ -456,12 +444,6 @@ struct Consumer {
     for (int step = 0; step < Config::kBlockN / 16; ++step)
       wgmma_pv(o, w[4 * step], w[4 * step + 1], w[4 * step + 2], w[4 * step + 3], b + step * 2048 / 16);
     wgmma_commit();
-  }
-
-  // Shared-memory operands with 128-byte swizzle, from 1024-aligned places on: address, leading and stride offset in units of 16 bytes.
-  static DEVICE u64 k_major(u32 address) { return static_cast<u64>((address & 0x3FFFF) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62; }
-  static DEVICE u64 mn_major(u32 address, u32 leading) {
-    return static_cast<u64>((address & 0x3FFFF) >> 4) | static_cast<u64>(leading >> 4) << 16 | 64ull << 32 | 1ull << 62;
   }
 
   // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: keys are clamped to those there are.

@@ -15,9 +15,6 @@
 struct int4 {
   int x, y, z, w;
 };
-struct float2 {
-  float x, y;
-};
 
 inline constexpr unsigned kHostLanes = 32;
 alignas(128) inline unsigned char shared[256 << 10];

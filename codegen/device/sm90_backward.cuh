@@ -1,0 +1,685 @@
+// Attention backward on Hopper. A CTA holds one block of keys of one key head, and streams the blocks of queries of all query heads of that
+// group: a producer warp copies them into shared memory, consumer warpgroups hold 64 keys each.
+//
+//   S^T = K Q^T,  dP^T = V dO^T   wgmma, both operands from shared memory
+//   P = weights(S),  dS           the variant's score, mask, weights and their derivatives, in registers
+//   dV += P^T dO,  dK += dS^T Q   wgmma, P and dS from registers
+//   dQ += dS K                    wgmma, dS by way of shared memory, since it needs the keys of all warpgroups; added to f32 sums in memory
+//
+// A step begins with nothing in flight, S and dP of its block in registers. dQ comes one step late: when its product starts, no warpgroup
+// waits for the dS of another. Where dK and dV of 64 keys are too wide for the registers of one warpgroup (kSplit == 2), two of them hold
+// the same keys: both compute S and dP, each has half of the columns of dK and dV.
+
+// Shared memory, in bytes from a 1024-aligned address on.
+template <typename Config>
+struct Layout {
+  static constexpr int kM = Config::kBlockM, kN = Config::kBlockN;
+  static constexpr int kChunk = 64;  // columns of a swizzled row: 128 bytes
+  static constexpr int kChunksQ = (Config::kHeadDim + kChunk - 1) / kChunk, kChunksV = (Config::kVDim + kChunk - 1) / kChunk;
+  static constexpr int kSplit = Config::kWarpgroups * 64 / kN;  // warpgroups that hold the same keys
+  // Columns of a warpgroup's accumulators: all, or whole chunks of which the last may lie behind the end.
+  static constexpr int kColumnsK = kSplit == 1 ? (Config::kHeadDim + 15) / 16 * 16 : (kChunksQ + 1) / 2 * kChunk;
+  static constexpr int kColumnsV = kSplit == 1 ? (Config::kVDim + 15) / 16 * 16 : (kChunksV + 1) / 2 * kChunk;
+  static constexpr int kUnits = kM / 64 * kChunksQ;  // dQ of a block, in units of 64 x 64
+  static constexpr int kUnitsOfOne = (kUnits + Config::kWarpgroups - 1) / Config::kWarpgroups;
+  static constexpr int kPlacesS = 2;  // of dS
+
+  static constexpr int kBytesK = kN * kChunksQ * 128, kBytesV = kN * kChunksV * 128;
+  static constexpr int kBytesQ = kM * kChunksQ * 128, kBytesO = kM * kChunksV * 128, kBytesS = kM * kN * 2;
+  static constexpr int kK = 0, kV = kK + kBytesK, kQ = kV + kBytesV, kO = kQ + Config::kStages * kBytesQ;
+  static constexpr int kS = kO + Config::kStages * kBytesO;
+  static constexpr int kLse = kS + kPlacesS * kBytesS, kDelta = kLse + Config::kStages * kM * 4;
+  // A ring of what the consumers have to know of each step. Its places outlive the stages: dQ comes a step late.
+  static constexpr int kSteps = kDelta + Config::kStages * kM * 4, kPlacesT = Config::kStages + 2;
+  static constexpr int kBarriers = kSteps + kPlacesT * 16;
+  static constexpr int kFullK = kBarriers, kFullV = kFullK + 8;
+  static constexpr int kFullQ = kFullV + 8, kEmptyQ = kFullQ + 8 * Config::kStages;
+  static constexpr int kFullO = kEmptyQ + 8 * Config::kStages, kEmptyO = kFullO + 8 * Config::kStages;
+  static constexpr int kFullS = kEmptyO + 8 * Config::kStages, kEmptyS = kFullS + 8 * kPlacesS;
+  static constexpr int kBytes = kEmptyS + 8 * kPlacesS;
+
+  static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
+  // What setmaxnreg leaves for each role.
+  static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+  static_assert(kN % 64 == 0 && kM % 64 == 0 && (kSplit == 1 || kSplit == 2) && kSplit * kN == 64 * Config::kWarpgroups);
+};
+
+// A block of keys of a key head.
+struct KeyTile {
+  int n, h, b;
+};
+
+// The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache.
+DEVICE KeyTile key_tile_at(int number, const Params& p) {
+  const int of_section = p.section_heads * p.blocks_n;
+  const int section = number / of_section, rest = number % of_section;
+  const int first_head = section * p.section_heads;
+  const int heads = min(p.section_heads, p.batch * p.kv_heads - first_head);
+  const int head = first_head + rest % heads;
+  return {rest / heads, head % p.kv_heads, head / p.kv_heads};
+}
+
+// What is said of a step, beside its tiles.
+struct Step {
+  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4 };
+  int block;   // of queries
+  int number;  // of the block, over all heads
+  int next_h;  // the head of the step behind it
+  int flags;
+  static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
+};
+
+// One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine. `Arguments`: Params, whose members a template may name
+// where a program does not have them.
+template <typename Config, typename Variant, typename Arguments>
+struct Producer {
+  using L = Layout<Config>;
+  using Uniform = typename Variant::Uniform;
+  static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax;
+  const Arguments& p;
+  const Places at;
+  const KeyTile tile;
+  const int lane = threadIdx.x % kWarp;
+  Ring<Config::kStages> j = {0};
+
+  // The step that is known but not loaded: it is told of the one behind it.
+  int pending_block = -1, pending_h = 0, pending_flags = 0;
+
+  DEVICE Producer(const Arguments& params, Places places, KeyTile key_tile) : p(params), at(places), tile(key_tile) {}
+
+  template <int kChunks, int kRows>
+  DEVICE void load(u32 full, u32 to, const TensorMap* map, int row, int h, int more_bytes) {
+    mbarrier_expect_bytes(full, kRows * kChunks * 128 + more_bytes);
+    for (int c = 0; c < kChunks; ++c) tma_load_4d(to + c * kRows * 128, map, full, c * L::kChunk, row, h, Config::kPacked ? 0 : tile.b);
+  }
+  DEVICE void load_pending(int next_h, bool is_last, const Uniform& u) {
+    const int head = tile.b * p.heads + pending_h, number = head * p.blocks_m + pending_block;
+    const int row = u.first_q + pending_block * L::kM;
+    constexpr int kRowBytes = L::kM * 4;
+    mbarrier_wait(at(L::kEmptyQ, j.place()), j.parity() ^ 1);
+    if (lane == 0) {
+      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT), {pending_block, number, next_h,
+                                                                     pending_flags | (is_last               ? Step::kLast
+                                                                                      : next_h != pending_h ? Step::kChangesHead
+                                                                                                            : 0)});
+      const u32 full = at(L::kFullQ, j.place());
+      load<L::kChunksQ, L::kM>(full, at(L::kQ) + j.place() * L::kBytesQ, &p.q_map, row, pending_h, kSoftmax ? kRowBytes : 0);
+      if constexpr (kSoftmax) bulk_load(at(L::kLse) + j.place() * kRowBytes, p.lse2 + static_cast<i64>(number) * L::kM, kRowBytes, full);
+      if (j.count == 0) load<L::kChunksV, L::kN>(at(L::kFullV), at(L::kV), &p.v_map, u.first_k + tile.n * L::kN, tile.h, 0);
+    }
+    mbarrier_wait(at(L::kEmptyO, j.place()), j.parity() ^ 1);
+    if (lane == 0) {
+      const u32 full = at(L::kFullO, j.place());
+      load<L::kChunksV, L::kM>(full, at(L::kO) + j.place() * L::kBytesO, &p.dout_map, row, pending_h, Variant::kUsesDelta ? kRowBytes : 0);
+      if constexpr (Variant::kUsesDelta)
+        bulk_load(at(L::kDelta) + j.place() * kRowBytes, p.delta + static_cast<i64>(number) * L::kM, kRowBytes, full);
+    }
+    j.next();
+  }
+  DEVICE void add_step(int block, bool is_guarded, const Uniform& u) {
+    if (pending_block >= 0) load_pending(u.h, false, u);
+    pending_block = block;
+    pending_h = u.h;
+    pending_flags = is_guarded ? Step::kGuarded : 0;
+  }
+
+  // The blocks of one query head. Those that reach past either end are guarded.
+  DEVICE void add_head(const Uniform& u) {
+    const int first_k = tile.n * L::kN, last_k = min(first_k + L::kN, u.k_len) - 1;
+    const bool all_keys = first_k + L::kN <= u.k_len;
+    if constexpr (Variant::kMask == Mask::kSearch) {
+      const auto columns = Variant::column_extent(first_k, last_k, p, u);
+      const auto* rows = Variant::stored_row_extents(p, u.b, u.h);
+      const int count = (u.q_len + L::kM - 1) / L::kM;
+      for (int base = 0; base < count; base += kWarp) {
+        const int block = base + lane, first_q = block * L::kM, last_q = min(first_q + L::kM, u.q_len) - 1;
+        TileClass kind = TileClass::kSkip;
+        if (block < count) kind = Variant::classify(rows[block], columns, first_q, last_q, first_k, last_k, p, u);
+        const u32 full = __ballot_sync(~0u, kind == TileClass::kFull && all_keys && first_q + L::kM <= u.q_len);
+        for (u32 kept = __ballot_sync(~0u, kind != TileClass::kSkip); kept != 0; kept &= kept - 1) {
+          const int place = __ffs(kept) - 1;
+          add_step(base + place, (full >> place & 1) == 0, u);
+        }
+      }
+    } else {
+      KeyRange kept = {0, u.q_len}, full = kept;
+      if constexpr (Variant::kMask == Mask::kRange) {
+        kept = Variant::kept_queries(first_k, last_k, p, u);
+        full = Variant::full_queries(first_k, last_k, p, u);
+      }
+      full.end = min(full.end, u.q_len);
+      for (int first_q = kept.begin / L::kM * L::kM; first_q < kept.end; first_q += L::kM)
+        add_step(first_q / L::kM, !all_keys || first_q < full.begin || first_q + L::kM > full.end, u);
+    }
+  }
+
+  DEVICE void run() {
+    const int group = p.heads / p.kv_heads;
+    Uniform u = Variant::uniform(p, tile.b, tile.h * group);
+    if (lane == 0) load<L::kChunksQ, L::kN>(at(L::kFullK), at(L::kK), &p.k_map, u.first_k + tile.n * L::kN, tile.h, 0);
+    for (int i = 0;;) {
+      add_head(u);
+      if (++i == group) break;
+      u = Variant::uniform(p, tile.b, tile.h * group + i);
+    }
+    if (pending_block < 0) add_step(0, true, u);  // keys that no query keeps: one block, wholly masked
+    load_pending(0, true, u);
+  }
+};
+
+template <typename Config, typename Variant>
+struct Consumer {
+  using L = Layout<Config>;
+  static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kSigmoid = Variant::kWeight == Weight::kSigmoid;
+  static constexpr int kS = L::kM / 2, kW = L::kM / 4;  // registers of S and dP; of P and dS as operands
+  static constexpr int kDK = L::kColumnsK / 2, kDV = L::kColumnsV / 2;
+  // lse2 and delta of a block are read before the wait for its S and dP, where there are registers for them.
+  static constexpr bool kReadsAhead = kSoftmax && Variant::kFromWeight && !Variant::kGradients && L::kM == 64;
+  static constexpr bool kHoldsScores = !kSoftmax;
+
+  struct RowValues {
+    float2 pairs[kReadsAhead ? L::kM / 8 : 1];
+  };
+
+  const Params& p;
+  Places at;
+  int wg, warp, lane;
+  Ring<Config::kStages> j = {0};  // the step whose scores are in registers
+
+  typename Variant::Uniform uniform;
+  typename Variant::Column columns[2];  // of this thread's keys: rows r and r + 8 of its warp's 16
+  int first_key;
+  bool is_fast;  // kSigmoid: by the unit's tanh
+  int flags;     // of the step
+  typename Variant::Gradients gradients = {};
+  typename Variant::KeyGradients key_gradients[2] = {};
+
+  DEVICE Consumer(const Params& params, Places places) : p(params), at(places) { find_self(); }
+  DEVICE void find_self() {
+    const u32 thread = read_thread_index();
+    wg = __shfl_sync(~0u, thread / kWarpgroup, 0) - 1;
+    warp = thread / kWarp % 4;
+    lane = thread % kWarp;
+  }
+  DEVICE int group() const { return wg / L::kSplit; }  // of 64 keys
+  DEVICE int part() const { return wg % L::kSplit; }   // of the columns
+
+  DEVICE void release(u32 barrier) {
+    if (lane == 0) mbarrier_arrive(barrier);
+  }
+  // What is derived from these is computed again in each step rather than kept in registers.
+  DEVICE void forget_addresses() {
+    at.base = anew(at.base);
+    wg = anew(wg);
+    lane = anew(lane);
+    warp = anew(warp);
+  }
+  // Read when it is needed: registers are dear.
+  DEVICE int of_step(u32 count, int field) const { return load_shared(at(L::kSteps) + count % L::kPlacesT * 16 + field); }
+
+  // The weights lie about the sigmoid of the score's constant part; the error of the unit's tanh, 4e-7, must be small against them.
+  static constexpr float kLeastCenter = -8.5f;
+  DEVICE void set_head(int b, int h) {
+    uniform = Variant::uniform(p, b, h);
+#pragma unroll
+    for (int place = 0; place < 2; ++place)
+      columns[place] = Variant::template column<true>(min(first_key + 8 * place, uniform.k_len - 1), p, uniform);
+    if constexpr (kSigmoid) is_fast = Config::kFast && Variant::center(p, uniform) >= kLeastCenter;
+  }
+  DEVICE void flush_head() {
+    if constexpr (Variant::kGradients) {
+      Variant::flush(gradients, p, uniform);
+#pragma unroll
+      for (int place = 0; place < 2; ++place) {
+        const int k_idx = first_key + 8 * place;
+        Variant::flush(key_gradients[place], min(k_idx, uniform.k_len - 1), k_idx < uniform.k_len, p, uniform);
+      }
+    }
+  }
+
+  // S^T or dP^T, 64 keys x kM queries: both operands with rows along the columns of the head.
+  template <int kColumns>
+  DEVICE void issue_scores(float (&s)[kS], u32 keys, u32 queries) {
+    const u64 a = k_major(keys + group() * (64 * 128)), b = k_major(queries);
+    wgmma_fence();
+    wgmma_scores_first(s, a, b);
+#pragma unroll
+    for (int i = 1; i < (kColumns + 15) / 16; ++i)
+      wgmma_scores(s, a + (i / 4 * L::kN * 128 + i % 4 * 32) / 16, b + (i / 4 * L::kM * 128 + i % 4 * 32) / 16);
+    wgmma_commit();
+  }
+  DEVICE void issue_s(float (&s)[kS]) {
+    mbarrier_wait(at(L::kFullQ, j.place()), j.parity());
+    issue_scores<Config::kHeadDim>(s, at(L::kK), at(L::kQ) + j.place() * L::kBytesQ);
+  }
+  DEVICE void issue_dp(float (&dp)[kS]) {
+    mbarrier_wait(at(L::kFullO, j.place()), j.parity());
+    issue_scores<Config::kVDim>(dp, at(L::kV), at(L::kO) + j.place() * L::kBytesO);
+  }
+  DEVICE void issue_dv(float (&dv)[kDV], const u32 (&w)[kW]) {
+    const u64 b = mn_major(at(L::kO) + j.place() * L::kBytesO + part() * (L::kColumnsV / 64 * L::kM * 128), L::kM * 128);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::kM / 16; ++i) wgmma_dv(dv, w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3], b + i * 2048 / 16);
+    wgmma_commit();
+  }
+  DEVICE void issue_dk(float (&dk)[kDK], const u32 (&w)[kW]) {
+    const u64 b = mn_major(at(L::kQ) + j.place() * L::kBytesQ + part() * (L::kColumnsK / 64 * L::kM * 128), L::kM * 128);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < L::kM / 16; ++i) wgmma_dk(dk, w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3], b + i * 2048 / 16);
+    wgmma_commit();
+  }
+
+  // dQ of the step `late`, the unit `i` of this warpgroup's.
+  DEVICE int unit(int i) const { return i * Config::kWarpgroups + wg; }
+  DEVICE void issue_dq(float (&dq)[32], Ring<L::kPlacesS> ds, int i) {
+    const int u = L::kUnits % Config::kWarpgroups == 0 ? unit(i) : min(unit(i), L::kUnits - 1);
+    const u64 a = k_major(at(L::kS) + ds.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
+    const u64 b = mn_major(at(L::kK) + u % L::kChunksQ * (L::kN * 128), L::kN * 128);
+    wgmma_fence();
+    wgmma_dq_first(dq, a, b);
+#pragma unroll
+    for (int k = 1; k < L::kN / 16; ++k) wgmma_dq(dq, a + (k / 4 * L::kM * 128 + k % 4 * 32) / 16, b + k * 2048 / 16);
+    wgmma_commit();
+  }
+  // In the order in which the threads have them: the pieces of a warp lie side by side.
+  DEVICE void add_dq(const float (&dq)[32], int number, int i) {
+    if (L::kUnits % Config::kWarpgroups != 0 && unit(i) >= L::kUnits) return;
+    float* to = p.dq_sum + (static_cast<i64>(number) * L::kUnits + unit(i)) * 4096 + (warp * kWarp + lane) * 4;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) add_global_x4(to + k * 512, dq[4 * k], dq[4 * k + 1], dq[4 * k + 2], dq[4 * k + 3]);
+  }
+
+  DEVICE u32 lse_address() const { return at(L::kLse) + j.place() * (L::kM * 4) + lane % 4 * 8; }
+  DEVICE u32 delta_address() const { return at(L::kDelta) + j.place() * (L::kM * 4) + lane % 4 * 8; }
+  static DEVICE void read_ahead(RowValues& values, u32 from) {
+    if constexpr (kReadsAhead) {
+#pragma unroll
+      for (int i = 0; i < L::kM / 8; ++i) values.pairs[i] = load_shared_f32_x2(from + 32 * i);
+    }
+  }
+  template <bool kIsThere>
+  static DEVICE float2 row_values(const RowValues& values, u32 from, int i) {
+    if constexpr (!kIsThere) {
+      return {0.0f, 0.0f};
+    } else if constexpr (kReadsAhead) {
+      return values.pairs[i];
+    } else {
+      return load_shared_f32_x2(from + 32 * i);
+    }
+  }
+
+  // Calls f(element, place of its key, lse2, delta, query, key, row, keeps) for all elements of the block; kGuarded: queries and keys are
+  // clamped to those there are.
+  template <bool kGuarded, bool kLse, bool kDelta, typename Function>
+  DEVICE void for_each(const RowValues& values, const Function& f) {
+    const int first_q = of_step(j.count, Step::kBlock) * L::kM + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < L::kM / 8; ++i) {
+      const float2 lse2 = row_values<kLse>(values, lse_address(), i), delta = row_values<kDelta>(values, delta_address(), i);
+#pragma unroll
+      for (int second = 0; second < 2; ++second) {
+        const int q_idx = first_q + 8 * i + second, safe_q = kGuarded ? min(q_idx, uniform.q_len - 1) : q_idx;
+        const auto row = Variant::template row<kGuarded>(safe_q, p, uniform);
+#pragma unroll
+        for (int place = 0; place < 2; ++place) {
+          const int k_idx = first_key + 8 * place, safe_k = kGuarded ? min(k_idx, uniform.k_len - 1) : k_idx;
+          bool keeps = true;
+          if constexpr (kGuarded) {
+            keeps = q_idx < uniform.q_len && k_idx < uniform.k_len;
+            if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(safe_q, safe_k, p, uniform, row, columns[place]);
+          }
+          f(4 * i + 2 * place + second, place, second ? lse2.y : lse2.x, second ? delta.y : delta.x, safe_q, safe_k, row, keeps);
+        }
+      }
+    }
+  }
+
+  // P in place of S, for programs whose derivative needs nothing else of the score.
+  enum class Form { kWeight, kTanh, kExact };
+  template <bool kGuarded, Form kForm>
+  DEVICE void weights_by(float (&s)[kS], const RowValues& lse) {
+    for_each<kGuarded, kSoftmax, false>(
+        lse, [&](int i, int place, float lse2, float, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
+          float weight;
+          if constexpr (kForm == Form::kTanh) {
+            const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, columns[place], keeps);
+            weight = fmaf(tanh_approx(half), 0.5f, 0.5f);
+          } else if constexpr (kForm == Form::kExact) {
+            weight = sigmoid_log2(Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, columns[place], keeps));
+          } else {
+            weight = Variant::template weight<kGuarded>(s[i], lse2, q_idx, k_idx, p, uniform, row, columns[place], keeps);
+          }
+          s[i] = keeps ? weight : 0.0f;
+        });
+  }
+  template <bool kGuarded>
+  DEVICE void weights_of(float (&s)[kS], const RowValues& lse) {
+    if constexpr (!kSigmoid) {
+      weights_by<kGuarded, Form::kWeight>(s, lse);
+    } else if (is_fast) {
+      weights_by<kGuarded, Form::kTanh>(s, lse);
+    } else {
+      weights_by<kGuarded, Form::kExact>(s, lse);
+    }
+  }
+  DEVICE bool is_guarded() const { return flags & Step::kGuarded; }
+  DEVICE void weights(float (&s)[kS], const RowValues& lse) {
+    if constexpr (Variant::kFromWeight) {
+      if (is_guarded()) {
+        weights_of<true>(s, lse);
+      } else {
+        weights_of<false>(s, lse);
+      }
+    }
+  }
+
+  // dS, but for dqk_scale, in place of dP; P in place of S where it is not there yet.
+  template <bool kGuarded>
+  DEVICE void derivatives_of(float (&s)[kS], float (&dp)[kS], const RowValues& deltas) {
+    constexpr bool kLse = kSoftmax && (!Variant::kFromWeight || Variant::kGradients);
+    for_each<kGuarded, kLse, Variant::kUsesDelta>(
+        deltas, [&](int i, int place, float lse2, float delta, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
+          const auto& column = columns[place];
+          if constexpr (Variant::kFromWeight) {
+            const float d = Variant::template dqk<kGuarded>(s[i], dp[i], delta, q_idx, k_idx, p, uniform, row, column, keeps);
+            if constexpr (Variant::kGradients)
+              Variant::template gradients<kGuarded>(s[i], dp[i], lse2, delta, q_idx, k_idx, p, uniform, row, column, keeps, gradients,
+                                                    key_gradients[place]);
+            dp[i] = keeps ? d : 0.0f;
+          } else {
+            float weight, d;
+            Variant::template pair<kGuarded>(s[i], dp[i], lse2, delta, q_idx, k_idx, p, uniform, row, column, keeps, weight, d, gradients,
+                                             key_gradients[place]);
+            s[i] = weight;
+            dp[i] = d;
+          }
+        });
+  }
+  DEVICE void derivatives(float (&s)[kS], float (&dp)[kS], const RowValues& deltas) {
+    if (is_guarded()) {
+      derivatives_of<true>(s, dp, deltas);
+    } else {
+      derivatives_of<false>(s, dp, deltas);
+    }
+  }
+
+  static DEVICE void convert(const float (&s)[kS], u32 (&w)[kW]) {
+#pragma unroll
+    for (int i = 0; i < kW; ++i) w[i] = Config::Element::pack(s[2 * i], s[2 * i + 1]);
+  }
+  // Hands dS to all warpgroups, with queries as rows. Those that hold the same keys write half of the queries each.
+  DEVICE void store_ds(const u32 (&w)[kW]) {
+    const Ring<L::kPlacesS> ds = {j.count};
+    mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity() ^ 1);
+    const u32 to = at(L::kS) + ds.place() * L::kBytesS + group() * (L::kM * 128) + (lane / 16 * 8 + lane % 8) * 128 +
+                   (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
+    constexpr int kTiles = L::kM / 16;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      if (L::kSplit == 1 || i / (kTiles / L::kSplit) == part())
+        store_matrix_transposed_x4(to + i * 2048, w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3]);
+    }
+  }
+  DEVICE void publish_ds() {
+    fence_async_proxy();
+    __syncwarp();
+    release(at(L::kFullS, Ring<L::kPlacesS>{j.count}.place()));
+  }
+  DEVICE void wait_ds(Ring<L::kPlacesS> ds) { mbarrier_wait(at(L::kFullS, ds.place()), ds.parity()); }
+
+  // One whole dQ, with nothing else to do meanwhile.
+  DEVICE void finish_dq(float (&dq)[32], Ring<L::kPlacesS> ds) {
+    wait_ds(ds);
+#pragma unroll
+    for (int i = 0; i < L::kUnitsOfOne; ++i) {
+      issue_dq(dq, ds, i);
+      wait_products<0>(dq);
+      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, ds.place()));
+      add_dq(dq, of_step(ds.count, Step::kNumber), i);
+    }
+  }
+
+  // That of the first step is of nothing, and is thrown away.
+  DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int number, int i) {
+    if (static_cast<int>(late.count) < 0) return;
+    if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
+    add_dq(dq, number, i);
+  }
+
+  DEVICE void run(const KeyTile& tile) {
+    float dk[kDK], dv[kDV], s[kS], dp[kS];
+    RowValues lse, deltas;
+#pragma unroll
+    for (int i = 0; i < kDK; ++i) dk[i] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kDV; ++i) dv[i] = 0.0f;
+    first_key = tile.n * L::kN + group() * 64 + warp * 16 + lane / 4;
+    mbarrier_wait(at(L::kFullQ), 0);
+    set_head(tile.b, of_step(0, Step::kNumber) / p.blocks_m % p.heads);
+    mbarrier_wait(at(L::kFullK), 0);
+    issue_s(s);
+    mbarrier_wait(at(L::kFullV), 0);
+    issue_dp(dp);
+    flags = of_step(0, Step::kFlags);
+    read_ahead(lse, lse_address());
+    wait_products<1>(s);
+    weights(s, lse);
+    read_ahead(deltas, delta_address());
+    wait_products<0>(s, dp);
+    for (;;) {
+      forget_addresses();
+      u32 w[kW], dw[kW];
+      float dq[32];
+      derivatives(s, dp, deltas);
+      convert(dp, dw);
+      store_ds(dw);
+      convert(s, w);
+      publish_ds();
+      const Ring<L::kPlacesS> late = {j.count - 1};
+      if (flags & Step::kLast) {
+        issue_dv(dv, w);
+        issue_dk(dk, dw);
+        wait_products<0>(dv, dk);
+        if (j.count > 0) finish_dq(dq, late);
+        finish_dq(dq, {j.count});
+        break;
+      }
+      if (flags & Step::kChangesHead) {
+        flush_head();
+        set_head(uniform.b, of_step(j.count, Step::kNextH));
+      }
+      issue_dv(dv, w);
+      wait_ds(late);
+      issue_dq(dq, late, 0);
+      issue_dk(dk, dw);
+      wait_products<2>(dv);
+      release(at(L::kEmptyO, j.place()));
+#pragma unroll
+      for (int i = 1; i < L::kUnitsOfOne; ++i) {
+        wait_products<1>(dq);
+        add_late_dq(dq, late, of_step(late.count, Step::kNumber), i - 1);
+        issue_dq(dq, late, i);
+      }
+      j.next();
+      issue_s(s);
+      const int number = of_step(late.count, Step::kNumber);
+      if constexpr (L::kUnitsOfOne == 1) {
+        wait_products<2>(dq);
+      } else {
+        wait_products<1>(dq, dk);
+      }
+      add_late_dq(dq, late, number, L::kUnitsOfOne - 1);
+      wait_products<1>(dk);
+      release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
+      issue_dp(dp);
+      flags = of_step(j.count, Step::kFlags);
+      read_ahead(lse, lse_address());
+      wait_products<1>(s);
+      weights(s, lse);
+      if constexpr (kHoldsScores) stay_above(s, p.q_len);
+      read_ahead(deltas, delta_address());
+      wait_products<0>(s, dp);
+    }
+    flush_head();
+    finish(dk, dv);
+  }
+
+  // Stages 16 rows a warp over the keys, and copies them out.
+  template <int kColumns, int kAcc>
+  DEVICE void stage(const float (&acc)[kAcc], u32 to, int chunks, float scale) {
+    using Element = typename Config::Element;
+    const int row = warp * 16 + lane % 16;
+#pragma unroll
+    for (int i = 0; i < kColumns / 16; ++i) {
+      const int chunk = part() * (kColumns / 64) + i / 4, piece = (2 * i + lane / 16) % 8;
+      if (L::kSplit > 1 && chunk >= chunks) continue;
+      store_matrix_x4(
+          to + (group() * 64 + row) * 128 + chunk * (L::kN * 128) + ((piece ^ (row & 7)) << 4),
+          Element::pack(acc[8 * i] * scale, acc[8 * i + 1] * scale), Element::pack(acc[8 * i + 2] * scale, acc[8 * i + 3] * scale),
+          Element::pack(acc[8 * i + 4] * scale, acc[8 * i + 5] * scale), Element::pack(acc[8 * i + 6] * scale, acc[8 * i + 7] * scale));
+    }
+  }
+  template <int kColumns, int kDim>
+  DEVICE void copy_out(u32 from, const TensorMap* map, Raw* to, const i64 (&stride)[3], const KeyTile& tile,
+                       const typename Variant::Uniform& u) {
+    constexpr int kChunks = (kDim + 63) / 64;
+    const int of_block = group() * 64 + warp * 16, first = tile.n * L::kN + of_block;
+    if (!to || first >= u.k_len) return;
+    const int first_chunk = L::kSplit == 1 ? 0 : part() * (kColumns / 64),
+              end_chunk = L::kSplit == 1 ? kChunks : min(first_chunk + kColumns / 64, kChunks);
+    if constexpr (Config::kPacked) {
+      // Sequences end anywhere: row by row.
+      __syncwarp();
+      Raw* rows = to + (static_cast<i64>(u.first_k) + first) * stride[1] + tile.h * stride[2];
+      const int begin = first_chunk * 8, pieces = min(end_chunk * 8, kDim / 8) - begin;
+      for (int i = lane; i < 16 * pieces; i += kWarp) {
+        const int r = i / pieces, piece = begin + i % pieces;
+        if (first + r >= u.k_len) break;
+        *reinterpret_cast<int4*>(rows + r * stride[1] + piece * 8) =
+            load_shared_x4(from + piece / 8 * (L::kN * 128) + (of_block + r) * 128 + ((piece % 8 ^ r % 8) << 4));
+      }
+    } else {
+      // Through the copy engine, which clips at the tensor's end.
+      fence_async_proxy();
+      __syncwarp();
+      if (lane != 0) return;
+      for (int c = first_chunk; c < end_chunk; ++c)
+        tma_store_4d(map, from + c * (L::kN * 128) + of_block * 128, c * L::kChunk, first, tile.h, tile.b);
+      tma_store_commit();
+    }
+  }
+  DEVICE void finish(const float (&dk)[kDK], const float (&dv)[kDV]) {
+    find_self();
+    const KeyTile tile = key_tile_at(read_block_index(), p);
+    const auto u = Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads));
+    stage<L::kColumnsV>(dv, at(L::kV), L::kChunksV, 1.0f);
+    copy_out<L::kColumnsV, Config::kVDim>(at(L::kV), &p.dv_map, p.dv, p.dv_stride, tile, u);
+    const Ring<L::kPlacesS> ds = {j.count};
+    mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity());  // nobody reads K any more
+    stage<L::kColumnsK>(dk, at(L::kK), L::kChunksQ, Variant::dqk_scale(p, u));
+    copy_out<L::kColumnsK, Config::kHeadDim>(at(L::kK), &p.dk_map, p.dk, p.dk_stride, tile, u);
+    if (!Config::kPacked && lane == 0) tma_store_wait_all();
+  }
+};
+
+template <typename Config, typename Variant>
+DEVICE void attention_backward_sm90(const Params& p) {
+  using L = Layout<Config>;
+  extern __shared__ unsigned char shared[];
+  const Places at = {(shared_address(shared) + 1023) & ~1023u};
+  const int wg = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
+  const KeyTile tile = key_tile_at(blockIdx.x, p);
+  if constexpr (Config::kPacked) {
+    if (tile.n * L::kN >= Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads)).k_len) return;
+  }
+  if (threadIdx.x == 0) {
+    mbarrier_init(at(L::kFullK), 1);
+    mbarrier_init(at(L::kFullV), 1);
+    for (int i = 0; i < Config::kStages; ++i) {
+      mbarrier_init(at(L::kFullQ, i), 1);
+      mbarrier_init(at(L::kFullO, i), 1);
+      mbarrier_init(at(L::kEmptyQ, i), L::kConsumerWarps);
+      mbarrier_init(at(L::kEmptyO, i), L::kConsumerWarps);
+    }
+    for (int i = 0; i < L::kPlacesS; ++i) {
+      mbarrier_init(at(L::kFullS, i), L::kConsumerWarps);
+      mbarrier_init(at(L::kEmptyS, i), L::kConsumerWarps);
+    }
+    mbarrier_fence_init();
+  }
+  __syncthreads();
+  if (wg == 0) {
+    set_registers_down<L::kProducerRegisters>();
+    if (__shfl_sync(~0u, threadIdx.x / kWarp, 0) == 0) Producer<Config, Variant, Params>(p, at, tile).run();
+  } else {
+    set_registers_up<L::kConsumerRegisters>();
+    Consumer<Config, Variant>(p, at).run(tile);
+  }
+}
+
+// kSearch: what is known of the rows of each block of queries, by a warp each, before the blocks are classified.
+template <typename Config, typename Variant>
+DEVICE void row_extents_sm90(const Params& p) {
+  const int number = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp, head = number / p.blocks_m,
+            block = number % p.blocks_m;
+  if (head >= p.batch * p.heads) return;
+  const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
+  const int first = block * Config::kBlockM;
+  if (first >= u.q_len) return;
+  const auto extent = Variant::row_extent(first, min(first + Config::kBlockM, u.q_len) - 1, p, u);
+  if (threadIdx.x % kWarp == 0) Variant::stored_row_extents(p, u.b, u.h)[block] = extent;
+}
+
+// Gradients that are taken once for each row, of a block.
+template <typename Config, typename Variant, typename Arguments>
+DEVICE void add_row_gradients(const Arguments& p, const typename Variant::Uniform& u, int first) {
+  typename Variant::Gradients gradients = {};
+  for (int i = threadIdx.x; i < min(u.q_len - first, Config::kBlockM); i += blockDim.x) {
+    const i64 at = static_cast<i64>(blockIdx.x) * Config::kBlockM + i;
+    Variant::row_gradients(first + i, p.lse2[at], p.delta[at], p, u, Variant::template row<false>(first + i, p, u), gradients);
+  }
+  __syncwarp();
+  Variant::flush(gradients, p, u);
+}
+
+// Converts the sums of dQ, a CTA of 128 threads for each block of queries of each head, and leaves them zero for the next call.
+template <typename Config, typename Variant>
+DEVICE void attention_backward_finish(const Params& p) {
+  using L = Layout<Config>;
+  constexpr int kThreads = 128, kPieces = Config::kHeadDim / 8;  // of 16 bytes
+  constexpr int kRowWords = L::kChunksQ * 32 + 4;                // shifted against bank conflicts
+  constexpr int kSums = 4096 / 4 / kThreads;                     // of a thread and unit, 4 together
+  __shared__ __align__(16) u32 rows[L::kM * kRowWords];
+  const int head = blockIdx.x / p.blocks_m, first = blockIdx.x % p.blocks_m * L::kM, thread = threadIdx.x;
+  if (head >= p.batch * p.heads) return;
+  const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
+  if (first >= u.q_len && first > 0) return;
+  const float scale = Variant::dqk_scale(p, u);
+  const int row = thread / kWarp * 16 + thread % kWarp / 4, word = thread % 4;
+  float4* sums = reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * (L::kUnits * 1024) + thread;
+#pragma unroll
+  for (int unit = 0; unit < L::kUnits; ++unit) {
+    float4 sum[kSums];
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] = sums[unit * 1024 + i * kThreads];
+    u32* to = rows + (unit / L::kChunksQ * 64 + row) * kRowWords + unit % L::kChunksQ * 32 + word;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      sums[unit * 1024 + i * kThreads] = {0.0f, 0.0f, 0.0f, 0.0f};
+      to[4 * i] = Config::Element::pack(sum[i].x * scale, sum[i].y * scale);
+      to[4 * i + 8 * kRowWords] = Config::Element::pack(sum[i].z * scale, sum[i].w * scale);
+    }
+  }
+  __syncthreads();
+  if (p.dq) {
+    Raw* to =
+        p.dq + (Config::kPacked ? 0 : u.b * p.dq_stride[0]) + static_cast<i64>(u.first_q + first) * p.dq_stride[1] + u.h * p.dq_stride[2];
+    const int count = min(u.q_len - first, L::kM) * kPieces;
+    for (int i = thread; i < count; i += kThreads)
+      *reinterpret_cast<int4*>(to + i / kPieces * p.dq_stride[1] + i % kPieces * 8) =
+          *reinterpret_cast<const int4*>(rows + i / kPieces * kRowWords + i % kPieces * 4);
+  }
+  if constexpr (Variant::kRowGradients) add_row_gradients<Config, Variant>(p, u, first);
+}

@@ -1,0 +1,169 @@
+// The backward pass: its sides, default tiles and launches.
+#include <algorithm>
+#include <array>
+
+#include "codegen/gpu_argument.h"
+
+namespace attune::codegen {
+namespace {
+
+using runtime::GpuLaunch;
+using runtime::GpuPatch;
+
+// A tensor that the pass reads or writes.
+struct BackwardSide : GpuSide {
+  bool is_there = true;
+  int map_rows = 0;  // sm90: of the tiles in which it is copied, 0: it is not
+};
+
+std::array<BackwardSide, 8> backward_sides(const Ir* ir, const GpuProblem& problem, const GpuKernelOptions& options,
+                                           const GpuConfig& config) {
+  const std::array<GpuSide, 4> forward = forward_sides(problem, options);
+  const GpuSide &q = forward[0], &k = forward[1], &v = forward[2], &out = forward[3];
+  using Index = GpuTensorIndex;
+  const auto index = [&](Index::Backward tensor) { return ir ? Index::backward(*ir, tensor) : 0; };
+  constexpr int kRowsOfWarp = 16;  // each warp copies out its own
+  const int m = config.block_m, n = config.block_n;
+  return {{{q, true, m},
+           {k, true, n},
+           {v, true, n},
+           {out, true, 0},
+           {{"dout", index(Index::kDOut), &problem.dout, out.rows, out.heads, out.dim}, true, m},
+           {{"dq", index(Index::kDQ), &problem.dq, q.rows, q.heads, q.dim}, problem.wants_dq, 0},
+           {{"dk", index(Index::kDK), &problem.dk, k.rows, k.heads, k.dim}, problem.wants_dk, kRowsOfWarp},
+           {{"dv", index(Index::kDV), &problem.dv, v.rows, v.heads, v.dim}, problem.wants_dv, kRowsOfWarp}}};
+}
+
+constexpr size_t kFirstWritten = 5;  // dq
+
+bool all_vectors(const std::array<BackwardSide, 8>& sides, const GpuProblem& problem, size_t begin, size_t end) {
+  return std::all_of(sides.begin() + begin, sides.begin() + end,
+                     [&](const BackwardSide& side) { return !side.is_there || has_vector_rows(side, problem); });
+}
+
+void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argument) {
+  const int first = GpuTensorIndex::backward(ir, GpuTensorIndex::kGrads);
+  for (size_t i = 0; i < ir.params.size(); ++i) {
+    const Param& param = ir.params[i];
+    const GpuParamBinding& binding = problem.params[i];
+    if (!param.is_grad) continue;
+    const std::string name = "g_" + param.name;
+    argument.patch(name, GpuPatch::Kind::kTensor, first + static_cast<int64_t>(i));
+    if (!param.is_tensor) continue;
+    int64_t count = 1;
+    for (const int32_t size : binding.grad_sizes) count *= size;
+    argument.set_all(name + "_stride", binding.grad_strides);
+    argument.set_all(name + "_size", binding.grad_sizes);
+    argument.set(name + "_count", count);
+  }
+}
+
+// Places in the workspace, each a multiple of 16 bytes.
+class Workspace {
+ public:
+  int64_t place(int64_t bytes) {
+    const int64_t at = bytes_;
+    bytes_ += (bytes + 15) / 16 * 16;
+    return at;
+  }
+  size_t bytes() const { return static_cast<size_t>(bytes_); }
+
+ private:
+  int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+bool fits_sm90_backward(const GpuProblem& problem, const GpuKernelOptions& options) {
+  const auto sides = backward_sides(nullptr, problem, options, {});
+  return std::all_of(sides.begin(), sides.end(),
+                     [&](const BackwardSide& side) { return !side.is_there || fits_maps(side, problem, options); });
+}
+
+GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
+  const int dim = std::max(options.head_dim, options.v_dim);
+  GpuConfig config;
+  if (options.arch != "sm_90a" || !fits_sm90_backward(problem, options)) {
+    // The table in sm80_backward.cuh.
+    config.skeleton = GpuSkeleton::kSm80;
+    config.warpgroups = 4;
+    config.block_n = 64;
+    config.block_m = dim <= 96 ? 64 : dim <= 128 ? 32 : 16;
+    return config;
+  }
+  config.warpgroups = 2;
+  // Gradients of tensors take registers for each pair, and code: half as many pairs at once.
+  const std::vector<Param>& params = lowered.ir.params;
+  const bool has_gradients = std::any_of(params.begin(), params.end(), [](const Param& param) { return param.is_grad && param.is_tensor; });
+  config.block_m = dim <= 64 && !has_gradients ? 128 : 64;
+  config.block_n = dim <= 128 ? 128 : 64;  // wider: both warpgroups hold the same keys, and half of the columns of dK and dV each
+  return config;
+}
+
+runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options,
+                                   const GpuConfig& config, const GpuProblem& problem) {
+  const Ir& ir = lowered.ir;
+  const bool is_sm90 = config.skeleton == GpuSkeleton::kSm90;
+  const int blocks_m = std::max(1, ceil_div(problem.q_len, config.block_m)), blocks_n = ceil_div(problem.k_len, config.block_n);
+  const int heads = problem.batch * problem.heads, kv_heads = problem.batch * problem.kv_heads;
+  const int blocks_q = blocks_m * heads, tiles = blocks_n * kv_heads;
+
+  runtime::GpuPlan plan;
+  Workspace workspace;
+  const int64_t rows = int64_t{blocks_q} * config.block_m;
+  const int64_t counter = workspace.place(kCounterBytes);
+  const bool is_softmax = ir.weight_kind == WeightKind::kSoftmax;
+  const int64_t row_bytes = is_softmax ? rows * static_cast<int64_t>(sizeof(float)) : 0;
+  const int64_t lse2 = workspace.place(row_bytes), delta = workspace.place(row_bytes);
+  const int columns = (options.head_dim + 63) / 64 * 64;
+  const int64_t dq_sum = workspace.place(is_sm90 ? rows * columns * static_cast<int64_t>(sizeof(float)) : 0);
+  const int64_t extents = workspace.place(int64_t{blocks_q} * static_cast<int64_t>(kernel.extent_bytes));
+  plan.workspace_bytes = workspace.bytes();
+  plan.sources.push_back({kernel.source, options.arch});
+
+  GpuLaunch launch;
+  GpuArgument argument(kernel, launch);
+  const auto sides = backward_sides(&ir, problem, options, config);
+  for (const BackwardSide& side : sides) {
+    if (!side.is_there) continue;
+    const std::string name = side.name;
+    if (is_sm90 && side.map_rows > 0) argument.map(name + "_map", map_of(side, problem, options, side.map_rows));
+    argument.patch(name, GpuPatch::Kind::kTensor, side.tensor);
+    argument.set(name + "_stride", *side.strides);
+  }
+  argument.set("vector_loads", int32_t{all_vectors(sides, problem, 0, kFirstWritten)});
+  argument.set("vector_stores", int32_t{all_vectors(sides, problem, kFirstWritten, sides.size())});
+  argument.patch("lse", GpuPatch::Kind::kTensor, GpuTensorIndex::kLse);
+  argument.set("lse_stride", problem.lse);
+  argument.patch("counter", GpuPatch::Kind::kWorkspace, counter);
+  argument.patch("lse2", GpuPatch::Kind::kWorkspace, lse2);
+  argument.patch("delta", GpuPatch::Kind::kWorkspace, delta);
+  argument.patch("dq_sum", GpuPatch::Kind::kWorkspace, dq_sum);
+  argument.patch("extents", GpuPatch::Kind::kWorkspace, extents);
+  argument.set("blocks_m", int32_t{blocks_m});
+  argument.set("blocks_n", int32_t{blocks_n});
+  argument.set("tiles", int32_t{tiles});
+  const int64_t streamed = int64_t{problem.q_len} * (options.head_dim + options.v_dim) * kGpuElementBytes;
+  const int64_t group = std::max(1, problem.heads / std::max(1, problem.kv_heads));
+  argument.set("section_heads", int32_t{section_heads(lowered, problem, streamed * group, kv_heads)});
+  set_problem(ir, problem, argument);
+  set_gradients(ir, problem, argument);
+
+  const auto add = [&](const std::string& name, int grid, int threads, uint32_t shared_bytes) {
+    if (name.empty() || grid == 0) return;
+    launch.kernel = name;
+    launch.grid = {static_cast<uint32_t>(grid), 1, 1};
+    launch.block = {static_cast<uint32_t>(threads), 1, 1};
+    launch.shared_bytes = shared_bytes;
+    plan.launches.push_back(launch);
+  };
+  const int side_grid = std::max(1, blocks_q);
+  add(kernel.prepare_name, side_grid, kernel.side_threads, 0);
+  add(kernel.extents_name, ceil_div(blocks_q, kernel.side_threads / 32), kernel.side_threads, 0);
+  add(kernel.name, tiles, kernel.threads, kernel.shared_bytes);
+  add(kernel.queries_name, ceil_div(problem.q_len, config.block_n) * heads, kernel.threads, kernel.shared_bytes);  // as many rows as keys
+  add(kernel.finish_name, side_grid, kernel.side_threads, 0);
+  return plan;
+}
+
+}  // namespace attune::codegen
