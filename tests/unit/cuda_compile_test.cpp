@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "codegen/gpu_planner.h"
 #include "runtime/error.h"
 #include "runtime/nvrtc.h"
 #include "tests/unit/cuda_util.h"
@@ -77,27 +78,28 @@ TEST_F(CudaCompile, OwnSkeleton) {
   }
 }
 
-// The tiles of the table in sm80_backward.cuh: nothing is spilled.
+// By its default tiles: nothing is spilled, and it fits into the shared memory of every GPU.
 TEST_F(CudaCompile, BackwardSkeletonOfSm80) {
-  struct Tiles {
+  struct Case {
     const char* program;
-    int head_dim, v_dim, block_m;
+    int head_dim, v_dim;
     dsl::ElementType dtype;
   };
-  for (const Tiles& tiles : {Tiles{"causal", 64, 64, 64, dsl::ElementType::kF16},
-                             {"causal", 96, 96, 64, dsl::ElementType::kBF16},
-                             {"capped", 128, 128, 32, dsl::ElementType::kBF16},
-                             {"causal", 192, 128, 16, dsl::ElementType::kF16},
-                             {"flash_sigmoid", 256, 256, 16, dsl::ElementType::kBF16}}) {
-    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / fmt::format("tests/golden/{}.attn", tiles.program));
-    GpuKernelOptions options = gpu_options(tiles.head_dim, tiles.dtype);
-    options.v_dim = tiles.v_dim;
+  constexpr uint32_t kSharedBytes = 99 << 10;
+  for (const Case& c : {Case{"causal", 64, 64, dsl::ElementType::kF16},
+                        {"causal", 96, 96, dsl::ElementType::kBF16},
+                        {"capped", 128, 128, dsl::ElementType::kBF16},
+                        {"causal", 192, 128, dsl::ElementType::kF16},
+                        {"flash_sigmoid", 256, 256, dsl::ElementType::kBF16}}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / fmt::format("tests/golden/{}.attn", c.program));
+    GpuKernelOptions options = gpu_options(c.head_dim, c.dtype);
+    options.v_dim = c.v_dim;
     options.arch = "sm_80";
-    GpuConfig config = sm80_config();
-    config.block_m = tiles.block_m;
-    const GpuKernel kernel = emit_gpu_backward(lowered_for(text, options), canonical(text), options, config);
-    const std::string what = fmt::format("{}, {}, {}", tiles.program, tiles.head_dim, tiles.v_dim);
+    const Lowered lowered = lowered_for(text, options);
+    const GpuKernel kernel = emit_gpu_backward(lowered, canonical(text), options, default_backward_config(lowered, options, {}));
+    const std::string what = fmt::format("{}, {}, {}", c.program, c.head_dim, c.v_dim);
     EXPECT_EQ(compile(kernel, options.arch, what).warnings, std::vector<std::string>{}) << what;
+    EXPECT_LE(kernel.shared_bytes, kSharedBytes) << what;
   }
 }
 
