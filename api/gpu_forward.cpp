@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 
+#include "api/settings.h"
 #include "runtime/error.h"
 #include "runtime/gpu_device.h"
 
@@ -69,6 +70,7 @@ codegen::GpuProblem gpu_problem(const Problem& problem, const runtime::GpuDevice
   gpu.v = contiguous_rows(problem, shape.k_len, shape.kv_heads, shape.v_dim);
   gpu.out = contiguous_rows(problem, shape.q_len, shape.heads, shape.v_dim);
   gpu.lse = problem.packed ? GpuStrides{0, problem.total_q, 1} : GpuStrides{shape.heads * shape.q_len, shape.q_len, 1};
+  gpu.large_tiles = has_large_tiles();
   gpu.multiprocessors = device.multiprocessors;
   gpu.l2_bytes = static_cast<int64_t>(device.l2_bytes);
   return gpu;

@@ -9,7 +9,9 @@
 
 namespace attune {
 
-std::string gpu_config_text(const codegen::GpuConfig& config) {
+namespace {
+
+std::string tile_text(const codegen::GpuConfig& config) {
   const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
@@ -17,9 +19,19 @@ std::string gpu_config_text(const codegen::GpuConfig& config) {
   return text;
 }
 
+}  // namespace
+
+std::string gpu_config_text(const codegen::GpuConfig& config) {
+  std::string text = tile_text(config);
+  if (config.splits > 1) text += fmt::format(", {} splits", config.splits);
+  if (config.tile_heads > 1) text += fmt::format(", {} heads a tile", config.tile_heads);
+  return text;
+}
+
 std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
-  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
-                     options.v_dim, gpu_config_text(config), options.packed ? ", packed" : "",
+  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
+                     options.v_dim, tile_text(config), config.splits > 0 ? ", splits" : "",
+                     config.tile_heads > 1 ? ", heads of a key head a tile" : "", options.packed ? ", packed" : "",
                      options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "");
 }
 

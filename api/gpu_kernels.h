@@ -17,7 +17,7 @@ struct GpuKernelCode {
 
 // "sm_90a, bf16, head_dim 64, v_dim 64, sm90 128x128x2, stale softmax": what a kernel is specialised by beside its program.
 std::string gpu_kernel_text(const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config);
-// "sm90 128x128x2, stale softmax"
+// "sm90 128x128x2, stale softmax"; "sm80 64x64x2, 8 splits, 4 heads a tile": also what only a launch knows.
 std::string gpu_config_text(const codegen::GpuConfig& config);
 
 // $ATTUNE_ALWAYS_COMPILE and $ATTUNE_DUMP (.cu and .cubin) as for the CPU. Throws EnvironmentError: NVRTC is missing or fails, or the

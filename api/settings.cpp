@@ -29,6 +29,10 @@ bool always_compiles() {
   return is_set("ATTUNE_ALWAYS_COMPILE");
 }
 
+bool has_large_tiles() {
+  return is_set("ATTUNE_LARGE_TILES");
+}
+
 bool disables_jit() {
   return is_set("ATTUNE_DISABLE_JIT");
 }

@@ -8,6 +8,7 @@ namespace attune {
 
 bool always_compiles();  // $ATTUNE_ALWAYS_COMPILE: pass the disk by
 bool disables_jit();     // $ATTUNE_DISABLE_JIT: compile nothing, whatever CompileOptions says
+bool has_large_tiles();  // $ATTUNE_LARGE_TILES: on a GPU, small problems run as large ones do
 
 // Whether $ATTUNE_DUMP names a folder for what is made of a program on its way to machine code.
 bool has_dump_folder();

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Attune against PyTorch on a GPU, forward pass, sustained: the suites main, dims, variants and latency of docs/benchmarks.md.
+"""Attune against PyTorch on a GPU, forward pass, sustained: the suites main, dims, variants, small and latency of docs/benchmarks.md.
 
   python3 bench/gpu_attention.py main dims [--accuracy fast,high] [--flex] [--seconds 0.4] [--quick]
 
 Every contender of a point runs in the same process by turns: `seconds` of the same call back to back, then one pair of events around another such span; the order
 is reversed once. Data are normal and random. Before that each contender is checked: the output is filled with NaN, then one head, drawn at random, is compared
 with float64. A point of Attune's whose relative error is above 3.5e-3, or that fails, is marked BAD and makes the exit code 1; 3 means that the GPU was lost.
-FLOP: 2 (head_dim + v_dim) for each pair and head; causal masks count half of all pairs, other masks the pairs that they keep.
+FLOP: 2 (head_dim + v_dim) for each pair and head; causal masks count half of all pairs, other masks the pairs that they keep. GB/s: q, k, v and out once a call.
 Writes $OUT/gpu-DATE-GPU.json ($OUT: bench/results by default), after every point, and prints a table of each suite. A machine without a GPU says "skipped".
 """
 import argparse
@@ -36,7 +36,7 @@ except ModuleNotFoundError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ("main", "dims", "variants", "latency")
+SUITES = ("main", "dims", "variants", "small", "latency")
 ERROR_LIMIT = 3.5e-3  # relative norm; bf16 rounding of P and O alone gives 2.0e-3 to 2.5e-3
 HEAD_SIZE = 2048      # heads * head_dim of the main suite
 TOKENS = 16384        # batch * seqlen
@@ -158,39 +158,43 @@ class Device:
 # ---- problems and contenders -------------------------------------------------------------------------------------------------------------------------------
 
 class Problem:
-    """Random q, k, v [batch, seq, heads, dim] and what a head of the answer is."""
+    """Random q [batch, q_len, heads, dim], k and v [batch, seq, kv_heads, dim], and what a head of the answer is. q_len: seq by default."""
 
-    def __init__(self, device, dtype, batch, seq, heads, head_dim, v_dim=None, kv_heads=None, seed=0):
+    def __init__(self, device, dtype, batch, seq, heads, head_dim, v_dim=None, kv_heads=None, q_len=None, seed=0):
         self.batch, self.seq, self.heads, self.kv_heads = batch, seq, heads, kv_heads or heads
+        self.q_len = q_len or seq
         self.head_dim, self.v_dim, self.dtype, self.device = head_dim, v_dim or head_dim, dtype, device
         generator = torch.Generator(device.kind).manual_seed(seed)
 
-        def normal(count, dim):
-            return torch.randn(batch, seq, count, dim, device=device.kind, generator=generator).to(getattr(torch, {"bf16": "bfloat16", "f16": "float16"}[dtype]))
+        def normal(length, count, dim):
+            return torch.randn(batch, length, count, dim, device=device.kind, generator=generator).to(getattr(torch, {"bf16": "bfloat16", "f16": "float16"}[dtype]))
 
-        self.q, self.k, self.v = normal(self.heads, head_dim), normal(self.kv_heads, head_dim), normal(self.kv_heads, self.v_dim)
+        self.q, self.k, self.v = normal(self.q_len, self.heads, head_dim), normal(seq, self.kv_heads, head_dim), normal(seq, self.kv_heads, self.v_dim)
         self.sample = (random.randrange(batch), random.randrange(heads))  # the head that is checked
         self.references = {}
 
     def shape(self):
-        return attune_ctypes.Shape(self.batch, self.heads, self.kv_heads, self.seq, self.seq, self.head_dim, self.v_dim)
+        return attune_ctypes.Shape(self.batch, self.heads, self.kv_heads, self.q_len, self.seq, self.head_dim, self.v_dim)
 
     def gflop(self, pairs):
         return 2 * (self.head_dim + self.v_dim) * self.batch * self.heads * pairs / 1e9
 
+    def gbyte(self):
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.q, self.k, self.v)) / 1e9 + self.batch * self.q_len * self.heads * self.v_dim * 2 / 1e9
+
     def all_pairs(self, causal):
-        return self.seq * self.seq * (0.5 if causal else 1)
+        return self.q_len * self.seq * (0.5 if causal else 1)
 
     def reference(self, key, weights, mask=None, score=None):
-        """The sampled head in float64 [seq, v_dim], in blocks of queries; kept under `key`."""
+        """The sampled head in float64 [q_len, v_dim], in blocks of queries; kept under `key`."""
         if key not in self.references:
             b, h = self.sample
             group = h // (self.heads // self.kv_heads)
             q, k, v = self.q[b, :, h].double(), self.k[b, :, group].double(), self.v[b, :, group].double()
             k_pos, blocks = torch.arange(self.seq, device=q.device)[None], []
             bias = torch.tensor(-math.log(self.seq), dtype=torch.float32).double().item()
-            for first in range(0, self.seq, 2048):
-                q_pos = torch.arange(first, min(first + 2048, self.seq), device=q.device)[:, None]
+            for first in range(0, self.q_len, 2048):
+                q_pos = torch.arange(first, min(first + 2048, self.q_len), device=q.device)[:, None]
                 s = q[first:first + 2048] @ k.T / math.sqrt(self.head_dim)
                 s = score(s, q_pos, k_pos, h) if score else s
                 keep = mask(q_pos, k_pos) if mask else None
@@ -212,7 +216,7 @@ def causal_mask(q_pos, k_pos):
 
 
 class Contender:
-    """call() -> output [batch, seq, heads, v_dim] of `problem`; `reference()` gives its sampled head."""
+    """call() -> output [batch, q_len, heads, v_dim] of `problem`; `reference()` gives its sampled head."""
 
     ours = False
 
@@ -236,7 +240,7 @@ class Contender:
                 self.problem.device.sync()
             b, h = self.problem.sample
             want = self.reference()
-            got = out.reshape(self.problem.batch, self.problem.seq, self.problem.heads, self.problem.v_dim)
+            got = out.reshape(self.problem.batch, self.problem.q_len, self.problem.heads, self.problem.v_dim)
             error = ((got[b, :, h].double() - want).norm() / want.norm()).item()
             self.row["error"] = error if math.isfinite(error) else None
             if not bool(torch.isfinite(got).all()):
@@ -260,6 +264,7 @@ class Contender:
             row, columns = self.row, {key: [timing[key] for timing in self.timings] for key in self.timings[0]}
             row["ms"] = statistics.mean(columns["ms"])
             row["tflops"] = self.gflop / row["ms"]
+            row["gb_per_s"] = self.problem.gbyte() * 1e3 / row["ms"]
             row["each"] = self.timings
             for key in ("clock_mhz", "power_w"):
                 values = [value for value in columns[key] if value is not None]
@@ -278,7 +283,7 @@ class AttuneContender(Contender):
     def bind(self, library, text, accuracy, params, constants, offsets):
         p = self.problem
         shape, tensors = p.shape(), [p.q, p.k, p.v]
-        self.out = torch.empty(p.batch, p.seq, p.heads, p.v_dim, dtype=p.q.dtype, device=p.q.device)
+        self.out = torch.empty(p.batch, p.q_len, p.heads, p.v_dim, dtype=p.q.dtype, device=p.q.device)
         bound = [*tensors, self.out]
         if offsets:  # packed: one sequence after the other
             lengths = [b - a for a, b in zip(offsets, offsets[1:])]
@@ -316,7 +321,7 @@ def sdpa(problem, causal):
 
 
 def torch_contenders(problem, causal, names=("cuDNN", "FA2")):
-    backends = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "FA2": SDPBackend.FLASH_ATTENTION}
+    backends = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "FA2": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
     if problem.device.kind == "cpu":
         backends = {name: None for name in backends}
     return [Contender(name, problem, sdpa(problem, causal), lambda: problem.plain_reference("softmax", causal), problem.all_pairs(causal), backends[name])
@@ -517,6 +522,23 @@ def variants_suite(bench):
     print("\n" + variants_table(points))
 
 
+def small_suite(bench):
+    """Problems of few tiles: decode with grouped heads, and short sequences of one batch. All back ends of SDPA: the best of them is what counts."""
+    decode = [(batch, 32, 8, 1, k_len, False) for batch in (1, 16) for k_len in (4096, 16384, 65536)]
+    short = [(1, 16, 16, seq, seq, causal) for seq in (512, 1024) for causal in (False, True)]
+    if bench.arguments.quick or bench.dry:
+        decode, short = decode[:1], short[:1]
+
+    def point(dim, batch, heads, kv_heads, q_len, k_len, causal):
+        problem = bench.problem(batch, k_len, heads, dim, kv_heads=kv_heads, q_len=None if q_len == k_len else q_len)
+        contenders = torch_contenders(problem, causal, ("cuDNN", "FA2", "efficient", "math")) + plain_contenders(bench, problem, causal)
+        title = f"d{dim} {mask_name(causal)} batch {batch}, heads {heads}/{kv_heads}, q_len {q_len}, k_len {k_len}"
+        return bench.measure(title, contenders, title=title, head_dim=dim, batch=batch, heads=heads, kv_heads=kv_heads, q_len=q_len, k_len=k_len, causal=causal)
+
+    points = bench.sweep("small", (lambda d=d, s=s: point(d, *s) for d in (64, 128) for s in decode + short))
+    print("\n" + small_table(points))
+
+
 def latency_suite(bench):
     names = sorted(path.stem for path in (ROOT / "examples").glob("*.attn"))
     dtypes, dims = ("bf16", "f16"), (64, 128)
@@ -565,8 +587,8 @@ def compile_times(bench, name, dtype, dim):
     cold, warm = times
     row = {"status": "ok", "message": "", "plan": cold["describe"], "parse_ms": cold["parse_ms"], "cold_ms": cold["parse_ms"] + cold["plan_ms"],
            "warm_ms": warm["parse_ms"] + warm["plan_ms"], "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
-    if cold["new_files"]:
-        row.update(status="BAD", message=f"another sequence length compiled {cold['new_files']} kernels")
+    if cold["new_files"] > 1:  # one: the kernel of small problems, or that of large ones
+        row.update(status="BAD", message=f"other sequence lengths compiled {cold['new_files']} kernels, expected at most 1")
     elif warm["new_files"] or warm["cached_files"] != cold["cached_files"]:
         row.update(status="BAD", message="the second process compiled again")
     return row
@@ -650,6 +672,20 @@ def variants_table(points):
     return "\n".join(lines)
 
 
+def small_table(points):
+    """us and GB/s; `x best`: the time of SDPA's best back end over this one's."""
+    lines = [f"{'sustained':52s} {'us':>8s} {'GB/s':>8s} {'TFLOP/s':>8s} {'x best':>8s} {'error':>8s}  plan"]
+    for point in points:
+        best = min((row["ms"] for row in point["rows"] if "plan" not in row and row["status"] == "ok" and row["ms"]), default=None)
+        lines.append(point["title"])
+        for row in point["rows"]:
+            mark = f" {row['status']}" if row["status"] != "ok" else ""
+            us, ratio = (f"{row['ms'] * 1e3:.1f}", f"{best / row['ms']:.2f}" if best else "-") if row["ms"] else ("-", "-")
+            lines.append(f"  {row['contender'] + mark:50s} {us:>8s} {cell(row, 'gb_per_s', '.0f'):>8s} {cell(row, 'tflops', '.1f'):>8s} {ratio:>8s} "
+                         f"{cell(row, 'error', '.1e'):>8s}  {row.get('plan', '')}")
+    return "\n".join(lines)
+
+
 def commit():
     if os.environ.get("ATTUNE_COMMIT"):
         return os.environ["ATTUNE_COMMIT"]
@@ -687,7 +723,7 @@ def main():
     print(", ".join(f"{key} {value}" for key, value in bench.about.items()), flush=True)
     try:
         for suite in dict.fromkeys(arguments.suites):
-            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "latency": latency_suite}[suite](bench)
+            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "small": small_suite, "latency": latency_suite}[suite](bench)
     except GpuLost as error:
         print(f"BAD the GPU was lost, the rest was not run: {error}")
         return 3

@@ -42,8 +42,16 @@ int ceil_to(int value, int unit) {
   return (value + unit - 1) / unit * unit;
 }
 
+// Sizes for which the planner takes such a config: batch, q_len, k_len, heads, kv_heads.
+std::string_view typical_sizes(const GpuConfig& config) {
+  if (config.splits == 0) return "1,4096,4096,32,32";
+  if (config.key_warps > 1) return config.tile_heads > 1 ? "1,1,4096,8,2" : "1,1,4096,8,8";
+  return config.tile_heads > 1 ? "1,32,4096,8,2" : "1,512,512,8,8";
+}
+
 // The program and the command that makes the file again, as a comment.
-std::string header(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, bool is_backward) {
+std::string header(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
+                   bool is_backward) {
   const Ir& ir = lowered.ir;
   std::string text = fmt::format("// {}, {}, {}, {}, head_dim {}", ir.name, is_backward ? "backward" : "forward", options.arch,
                                  dtype_text(options.dtype), options.head_dim);
@@ -54,8 +62,9 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
     text += end == at ? "//\n" : "//   " + program.substr(at, end - at) + "\n";
     at = end + 1;
   }
-  text += fmt::format("//\n// attune explain {}.attn --emit cuda{} --arch {} --dtype {} --shape 1,512,512,8,8,{},{}", ir.name,
-                      is_backward ? " --backward" : "", options.arch, dtype_text(options.dtype), options.head_dim, options.v_dim);
+  text += fmt::format("//\n// attune explain {}.attn --emit cuda{} --arch {} --dtype {} --shape {},{},{}", ir.name,
+                      is_backward ? " --backward" : "", options.arch, dtype_text(options.dtype),
+                      is_backward ? "1,4096,4096,32,32" : typical_sizes(config), options.head_dim, options.v_dim);
   for (const Param& param : ir.params) {
     if (param.is_const) text += fmt::format(" --const {}={}", param.name, print_expr(ir, param.default_value));
   }
@@ -96,6 +105,9 @@ std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig
     text.add("bool", "kRedoes", redoes, "tiles may be computed again");
   } else {
     text.add("int", "kWarps", config.warpgroups, "of 16 query rows each");
+    text.add("int", "kKeyWarps", config.key_warps, "of them with the same rows, each with its own keys");
+    text.add("bool", "kPacksHeads", config.tile_heads > 1, "rows are pairs of a query and a head of one key head");
+    text.add("bool", "kSplits", config.splits > 0, "CTAs may share the keys of a tile");
   }
   return text.finish(options);
 }
@@ -129,9 +141,10 @@ uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& con
 uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int columns_k = ceil_to(options.head_dim, 16), columns_v = ceil_to(options.v_dim, 16);
   const int bytes_k = config.block_n * 2 * columns_k, bytes_v = config.block_n * 2 * columns_v, rows = config.forward_rows();
-  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / 2 <= 144;
+  const bool keeps_q = columns_k / 4 + columns_v / 2 + config.block_n / config.key_warps / 2 <= 144;
   const int q = config.stages * bytes_k + (keeps_q ? config.stages - 1 : config.stages) * bytes_v;
-  const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v});
+  const int parts = (config.warpgroups - config.warpgroups / config.key_warps) * (columns_v / 8 + 1) * 32 * 16;
+  const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v + parts});
   return static_cast<uint32_t>(end + 16 * config.warpgroups);
 }
 
@@ -165,6 +178,7 @@ class GeneratedForward {
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.threads = is_sm90() ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
+    kernel_.part_bytes = is_sm90() ? 0 : static_cast<size_t>(config.forward_rows() / 16 * (ceil_to(options.v_dim, 16) / 8 + 1) * 32 * 16);
     kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config, redoes()) : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
@@ -305,11 +319,11 @@ std::string layout_assertion(const Generated& generated) {
                      generated.is_sm90() ? "+ 1024 <=" : "==", generated.kernel().shared_bytes);
 }
 
-std::string forward_start(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options) {
-  return header(lowered, program, options, false) + vocabulary({"types.cuh", "ptx.cuh", "math.cuh"});
+std::string forward_start(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
+  return header(lowered, program, options, config, false) + vocabulary({"types.cuh", "ptx.cuh", "math.cuh"});
 }
-std::string backward_start(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options) {
-  return header(lowered, program, options, true) + vocabulary({"types.cuh", "ptx.cuh", "math.cuh", "gradients.cuh"});
+std::string backward_start(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
+  return header(lowered, program, options, config, true) + vocabulary({"types.cuh", "ptx.cuh", "math.cuh", "gradients.cuh"});
 }
 
 }  // namespace
@@ -328,22 +342,24 @@ std::string emit_gpu_backward_variant(const Lowered& lowered, const GpuKernelOpt
 
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
   const GeneratedForward generated(lowered, options, config);
-  return whole_file(generated, forward_start(lowered, program, options), forward_skeleton(options, config), layout_assertion(generated));
+  return whole_file(generated, forward_start(lowered, program, options, config), forward_skeleton(options, config),
+                    layout_assertion(generated));
 }
 
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
                            const GpuSkeletonText& skeleton) {
-  return whole_file(GeneratedForward(lowered, options, config), forward_start(lowered, program, options), skeleton, "");
+  return whole_file(GeneratedForward(lowered, options, config), forward_start(lowered, program, options, config), skeleton, "");
 }
 
 GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {
   const GeneratedBackward generated(lowered, options, config);
-  return whole_file(generated, backward_start(lowered, program, options), backward_skeleton(options, config), layout_assertion(generated));
+  return whole_file(generated, backward_start(lowered, program, options, config), backward_skeleton(options, config),
+                    layout_assertion(generated));
 }
 
 GpuKernel emit_gpu_backward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config,
                             const GpuSkeletonText& skeleton) {
-  return whole_file(GeneratedBackward(lowered, options, config), backward_start(lowered, program, options), skeleton, "");
+  return whole_file(GeneratedBackward(lowered, options, config), backward_start(lowered, program, options, config), skeleton, "");
 }
 
 }  // namespace attune::codegen

@@ -61,7 +61,7 @@ void add_gradient(const Param& param, ParamsLayout& layout) {
   layout.add_array("g_" + param.name + "_size", "int", rank);
 }
 
-void add_all(std::initializer_list<const char*> names, const std::string& type, ParamsLayout& layout) {
+void add_all(const std::vector<const char*>& names, const std::string& type, ParamsLayout& layout) {
   for (const char* name : names) layout.add(name, type);
 }
 
@@ -69,16 +69,20 @@ void add_strides(std::initializer_list<const char*> names, ParamsLayout& layout)
   for (const char* name : names) layout.add_array(name, "i64", 3);
 }
 
-// Where sequences and the workspace lie, sizes and scheduling; `counts`: how many tiles a sequence has.
-void add_call(const GpuParamsOptions& options, std::initializer_list<const char*> counts, ParamsLayout& layout) {
+// Where sequences and the workspace lie, sizes and scheduling; `counts`: how many tiles a sequence has; `pointers` into the workspace
+// and `more` integers of one skeleton.
+void add_call(const GpuParamsOptions& options, const std::vector<const char*>& pointers, const std::vector<const char*>& counts,
+              const std::vector<const char*>& more, ParamsLayout& layout) {
   const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
   if (options.packed) add_all({"cu_q", "cu_k"}, "const int*", layout);
   layout.add("counter", "int*");
   if (is_sm90 && options.has_extents) layout.add("extents", "void*");
+  add_all(pointers, "void*", layout);
   if (options.has_index_flag) layout.add("index_flag", "int*");
   add_all({"batch", "heads", "kv_heads", "q_len", "k_len"}, "int", layout);
   add_all(counts, "int", layout);
   add_all({"tiles", "section_heads"}, "int", layout);
+  add_all(more, "int", layout);
   if (!is_sm90) add_all({"vector_loads", "vector_stores"}, "int", layout);
 }
 
@@ -128,7 +132,8 @@ ParamsLayout forward_params(const Ir& ir, const GpuParamsOptions& options) {
   layout.add("out", "Raw*");
   layout.add("lse", "float*");
   add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "lse_stride"}, layout);
-  add_call(options, {"tiles_m"}, layout);
+  const auto own = [&](std::vector<const char*> of_sm80) { return is_sm90 ? std::vector<const char*>{} : of_sm80; };
+  add_call(options, own({"parts"}), {"tiles_m"}, own({"splits"}), layout);
   for (const Param& param : ir.params) add_param(param, options.packed, layout);
   check_size(ir, layout);
   return layout;
@@ -145,7 +150,7 @@ ParamsLayout backward_params(const Ir& ir, const GpuParamsOptions& options) {
   if (is_sm90) layout.add("dq_sum", "float*");
   add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "dout_stride", "dq_stride", "dk_stride", "dv_stride", "lse_stride"},
               layout);
-  add_call(options, {"blocks_m", "blocks_n"}, layout);
+  add_call(options, {}, {"blocks_m", "blocks_n"}, {}, layout);
   for (const Param& param : ir.params) {
     add_param(param, options.packed, layout);
     if (param.is_grad) add_gradient(param, layout);

@@ -27,10 +27,13 @@ struct GpuConfig {
   int stages = 2;      // depth of the K and V rings; backward: of Q and dO
   int buffers_q = 2;   // sm90: tiles of Q in shared memory
   bool stale = false;  // softmax: stale reference instead of exact online maxima
+  int key_warps = 1;   // sm80: warps with the same rows, which share the keys of a tile
+  int tile_heads = 1;  // sm80: query heads of a tile; 1, or all of a key head
+  int splits = 0;      // sm80: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot
   bool operator==(const GpuConfig&) const = default;
 
   // Query rows of a CTA of the forward pass.
-  int forward_rows() const { return warpgroups * (skeleton == GpuSkeleton::kSm90 ? 64 : 16); }
+  int forward_rows() const { return skeleton == GpuSkeleton::kSm90 ? warpgroups * 64 : warpgroups / key_warps * 16; }
 };
 
 // What a kernel is specialised by, beside the program and its config.
@@ -60,6 +63,7 @@ struct GpuKernel {
   // block of keys (backward: of queries) of each head and batch, of which it writes `extent_bytes` at most into the workspace.
   std::string extents_name;
   size_t extent_bytes = 0;
+  size_t part_bytes = 0;  // sm80: what one of several splits of a tile leaves in the workspace
   // Backward: kernels of the same source and arguments around `name`, in this order; one whose name is empty has nothing to do. `prepare`
   // and `finish` run CTAs of `side_threads` threads, one for each block of block_m queries of each head and batch, and at least one.
   std::string prepare_name;  // lse2 and delta, zeros in the gradients of parameters

@@ -5,12 +5,78 @@
 #include <algorithm>
 #include <array>
 
+#include "codegen/eval/interpreter.h"
 #include "codegen/gpu_argument.h"
 
 namespace attune::codegen {
 
 using runtime::GpuLaunch;
 using runtime::GpuPatch;
+namespace {
+
+// Small problems.
+constexpr int kShortRows = 64;    // queries that a tile of 64 rows holds
+constexpr int kSmallCtas = 2;     // CTAs of 4 warps that a multiprocessor has registers for
+constexpr int kFewestBlocks = 2;  // of a split: less is not worth a part in the workspace
+
+// Whether two heads may keep different keys for one query.
+bool mask_differs_by_head(const Ir& ir) {
+  const std::vector<bool> needed = reachable(ir.graph, std::array{ir.mask});
+  for (ValueId id = 0; id < ir.graph.size(); ++id) {
+    const Node& node = ir.graph[id];
+    if (needed[id] && node.op == Op::k_symbol && static_cast<Symbol>(node.index) == Symbol::kH) return true;
+  }
+  return false;
+}
+
+// Tiles of a launch: a sequence's, and all.
+struct TileCount {
+  int heads, of_head, all;  // heads of a batch that have tiles of their own
+};
+
+TileCount count_tiles(const GpuConfig& config, const GpuProblem& problem) {
+  TileCount count = {};
+  count.heads = config.tile_heads > 1 ? problem.kv_heads : problem.heads;
+  count.of_head = ceil_div(int64_t{problem.q_len} * config.tile_heads, config.forward_rows());
+  count.all = count.of_head * problem.batch * count.heads;
+  return count;
+}
+
+int rows_of_large_tile(const GpuKernelOptions& options) {
+  return std::max(options.head_dim, options.v_dim) <= 64 ? 192 : 128;
+}
+
+// A problem for which large tiles are wrong: either they are mostly empty, or too few for the multiprocessors. By sizes alone: layouts
+// share one workspace.
+bool is_small(const GpuKernelOptions& options, const GpuProblem& problem) {
+  if (problem.large_tiles) return false;
+  const int64_t tiles = int64_t{ceil_div(problem.q_len, rows_of_large_tile(options))} * problem.batch * problem.heads;
+  return problem.q_len <= kShortRows || 2 * tiles < problem.multiprocessors;
+}
+
+// Splits so that a launch has at most as many CTAs as run at the same time, with blocks shared out as evenly as they can be.
+int split_count(const GpuConfig& config, const GpuProblem& problem) {
+  const int tiles = std::max(1, count_tiles(config, problem).all), blocks = ceil_div(problem.k_len, config.block_n);
+  const int wanted = std::max(1, kSmallCtas * problem.multiprocessors / tiles);
+  const int each = std::max(kFewestBlocks, ceil_div(blocks, wanted));
+  return std::max(1, ceil_div(blocks, each));
+}
+
+GpuConfig small_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
+  const int group = problem.kv_heads > 0 ? problem.heads / problem.kv_heads : 1;
+  const bool is_wide = std::max(options.head_dim, options.v_dim) > 192 || options.v_dim > 128;
+  GpuConfig config;
+  config.skeleton = GpuSkeleton::kSm80;
+  if (group > 1 && problem.q_len < kShortRows && !mask_differs_by_head(lowered.ir)) config.tile_heads = group;
+  config.warpgroups = 4;
+  config.key_warps = int64_t{problem.q_len} * config.tile_heads <= 16 ? 4 : 1;
+  config.block_n = config.key_warps == 1 && is_wide ? 32 : 64;
+  config.stages = options.head_dim + options.v_dim <= 256 ? 2 : 1;
+  config.splits = split_count(config, problem);
+  return config;
+}
+
+}  // namespace
 
 bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options) {
   const std::array<GpuSide, 4> all = forward_sides(problem, options);
@@ -19,12 +85,13 @@ bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options) {
 
 GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
   const int dim = std::max(options.head_dim, options.v_dim);
+  if (is_small(options, problem)) return small_config(lowered, options, problem);
   GpuConfig config;
   if (options.arch != "sm_90a" || !fits_sm90(problem, options)) {
     // The table in sm80_forward.cuh.
     config.skeleton = GpuSkeleton::kSm80;
     const bool is_wide = dim > 192 || options.v_dim > 128;
-    config.warpgroups = problem.q_len <= 16 ? 1 : is_wide ? 8 : 4;
+    config.warpgroups = is_wide ? 8 : 4;
     config.block_n = is_wide ? 32 : 64;
     config.stages = dim <= 96 ? 2 : 1;
     return config;
@@ -39,7 +106,7 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
 runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options, const GpuConfig& config,
                                   const GpuProblem& problem) {
   const std::array<GpuSide, 4> all = forward_sides(problem, options);
-  const int tiles_m = ceil_div(problem.q_len, config.forward_rows()), tiles = tiles_m * problem.batch * problem.heads;
+  const auto [tile_heads, tiles_m, tiles] = count_tiles(config, problem);
   runtime::GpuPlan plan;
   plan.workspace_bytes = kCounterBytes;
   if (tiles == 0) return plan;
@@ -48,7 +115,8 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   GpuLaunch launch;
   launch.kernel = kernel.name;
   launch.block = {static_cast<uint32_t>(kernel.threads), 1, 1};
-  launch.grid = {static_cast<uint32_t>(config.skeleton == GpuSkeleton::kSm90 ? std::min(tiles, problem.multiprocessors) : tiles), 1, 1};
+  launch.grid = {static_cast<uint32_t>(config.skeleton == GpuSkeleton::kSm90 ? std::min(tiles, problem.multiprocessors) : tiles),
+                 static_cast<uint32_t>(std::max(config.splits, 1)), 1};
   launch.shared_bytes = kernel.shared_bytes;
 
   GpuArgument argument(kernel, launch);
@@ -67,11 +135,18 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   argument.set("lse_stride", problem.lse);
   argument.patch("counter", GpuPatch::Kind::kWorkspace, 0);
   argument.patch("extents", GpuPatch::Kind::kWorkspace, kCounterBytes);
+  if (config.splits > 1) {
+    // A counter for each tile, then the parts.
+    const size_t counters = static_cast<size_t>(ceil_div(int64_t{tiles} * 4, kCounterBytes)) * kCounterBytes;
+    argument.patch("parts", GpuPatch::Kind::kWorkspace, static_cast<int64_t>(counters));
+    plan.workspace_bytes = counters + static_cast<size_t>(tiles) * static_cast<size_t>(config.splits) * kernel.part_bytes;
+  }
+  argument.set("splits", int32_t{std::max(config.splits, 1)});
   argument.set("tiles_m", int32_t{tiles_m});
   argument.set("tiles", int32_t{tiles});
   argument.set("section_heads",
                int32_t{section_heads(lowered, problem, int64_t{problem.k_len} * (options.head_dim + options.v_dim) * kGpuElementBytes,
-                                     problem.batch * problem.heads)});
+                                     problem.batch * tile_heads)});
   set_problem(lowered.ir, problem, argument);
   if (!kernel.extents_name.empty()) {
     const int64_t extents = int64_t{ceil_div(problem.k_len, config.block_n)} * problem.batch * problem.heads;

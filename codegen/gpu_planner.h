@@ -42,6 +42,7 @@ struct GpuProblem {
   bool wants_dq = true, wants_dk = true, wants_dv = true;  // backward: what is not wanted has no tensor
   std::array<int64_t, 3> lse{};                            // batch, head, row
   bool aligned = true;                                     // the addresses of q, k, v and out are multiples of 16
+  bool large_tiles = false;                                // as for large problems, whatever the sizes
   std::vector<GpuParamBinding> params;
   int multiprocessors = 132;
   int64_t l2_bytes = int64_t{50} << 20;

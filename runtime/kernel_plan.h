@@ -54,7 +54,8 @@ struct GpuLaunch {
 struct GpuPlan {
   std::vector<GpuSource> sources;
   std::vector<GpuLaunch> launches;
-  // Zero before the first call; every call leaves it zero. One call at a time may use it. Its address is a multiple of 16.
+  // Zero before the first call; every call leaves zero what the next one of this plan needs so. One call at a time may use it. Its address
+  // is a multiple of 16.
   size_t workspace_bytes = 0;
 };
 

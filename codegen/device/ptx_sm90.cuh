@@ -23,6 +23,44 @@ DEVICE void mbarrier_wait(u32 barrier, u32 parity) {
       "r"(parity)
       : "memory");
 }
+// Not for longer than the question takes: 1 if the phase is over.
+DEVICE int mbarrier_test(u32 barrier, u32 parity) {
+  int done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.s32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done;
+}
+// Both only if the condition is not 0, as data and not as a branch of the program's.
+DEVICE void mbarrier_wait_if(int waits, u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "setp.eq.s32 done, %2, 0;\n"
+      "@done bra ON;\n"
+      "AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra AGAIN;\n"
+      "ON:\n"
+      "}" ::"r"(barrier),
+      "r"(parity), "r"(waits)
+      : "memory");
+}
+DEVICE void mbarrier_arrive_if(int arrives, u32 barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .pred arrives;\n"
+      "setp.ne.s32 arrives, %1, 0;\n"
+      "@arrives mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}" ::"r"(barrier),
+      "r"(arrives)
+      : "memory");
+}
 
 // Bulk tensor copies; coordinates from the innermost dim on.
 DEVICE void tma_load_4d(u32 to, const TensorMap* map, u32 barrier, int c0, int c1, int c2, int c3) {

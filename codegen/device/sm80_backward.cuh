@@ -229,8 +229,9 @@ struct Backward {
     const Raw* k = kOfKeys ? start(p.k, p.k_stride, u.b, u.first_k, u.kv_h) : start(p.q, p.q_stride, u.b, u.first_q, u.h);
     const Raw* v = kOfKeys ? start(p.v, p.v_stride, u.b, u.first_k, u.kv_h) : start(p.dout, p.dout_stride, u.b, u.first_q, u.h);
     const i64 k_pitch = kOfKeys ? p.k_stride[1] : p.q_stride[1], v_pitch = kOfKeys ? p.v_stride[1] : p.dout_stride[1];
-    load_rows<Config::kHeadDim, kRows, kThreads>(p.vector_loads, shared + L::kOwnK, k, k_pitch, first, length());
-    if constexpr (kMakesK) load_rows<Config::kVDim, kRows, kThreads>(p.vector_loads, shared + L::kOwnV, v, v_pitch, first, length());
+    load_rows<Config::kHeadDim, kRows, kThreads>(p.vector_loads, shared + L::kOwnK, HeadRows{k, k_pitch}, first, length());
+    if constexpr (kMakesK)
+      load_rows<Config::kVDim, kRows, kThreads>(p.vector_loads, shared + L::kOwnV, HeadRows{v, v_pitch}, first, length());
     copy_async_commit();
   }
   DEVICE void load(Block block, int stage) {
@@ -240,8 +241,9 @@ struct Backward {
       const Raw* v = kOfKeys ? start(p.dout, p.dout_stride, u.b, u.first_q, u.h) : start(p.v, p.v_stride, u.b, u.first_k, u.kv_h);
       const i64 k_pitch = kOfKeys ? p.q_stride[1] : p.k_stride[1], v_pitch = kOfKeys ? p.dout_stride[1] : p.v_stride[1];
       const u32 to = stage_at(stage);
-      load_rows<Config::kHeadDim, kRows, kThreads>(p.vector_loads, to, k, k_pitch, block.index * kRows, streamed_length());
-      load_rows<Config::kVDim, kRows, kThreads>(p.vector_loads, to + L::kBytesK, v, v_pitch, block.index * kRows, streamed_length());
+      load_rows<Config::kHeadDim, kRows, kThreads>(p.vector_loads, to, HeadRows{k, k_pitch}, block.index * kRows, streamed_length());
+      load_rows<Config::kVDim, kRows, kThreads>(p.vector_loads, to + L::kBytesK, HeadRows{v, v_pitch}, block.index * kRows,
+                                                streamed_length());
     }
     copy_async_commit();
   }

@@ -13,14 +13,21 @@ DEVICE int pair_of(u32 low, u32 high) {
   return static_cast<int>(low | high << 16);
 }
 
+// Rows in memory, of one head.
+struct HeadRows {
+  const Raw* from;
+  i64 stride;
+  DEVICE const Raw* at(int row) const { return from + row * stride; }
+};
+
 // Rows that may start anywhere. Not inlined: one copy for all that load so.
-template <int kWidth, int kRows, int kThreads>
-__device__ __noinline__ void load_elements(u32 to, const Raw* from, i64 stride, int first, int end) {
+template <int kWidth, int kRows, int kThreads, typename Rows>
+__device__ __noinline__ void load_elements(u32 to, Rows from, int first, int end) {
   using M = Matrix<kWidth>;
 #pragma unroll 1
   for (int i = threadIdx.x; i < kRows * M::kPieces; i += kThreads) {
     const int r = i / M::kPieces, piece = i % M::kPieces;
-    const Raw* row_from = from + min(first + r, end - 1) * stride;
+    const Raw* row_from = from.at(min(first + r, end - 1));
     u32 element[8];
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
@@ -33,8 +40,8 @@ __device__ __noinline__ void load_elements(u32 to, const Raw* from, i64 stride, 
 }
 
 // kRows rows from the first on, by all threads; zeros for those from `end` on. By asynchronous copies where rows are aligned.
-template <int kWidth, int kRows, int kThreads>
-DEVICE void load_rows(bool is_aligned, u32 to, const Raw* from, i64 stride, int first, int end) {
+template <int kWidth, int kRows, int kThreads, typename Rows>
+DEVICE void load_rows(bool is_aligned, u32 to, const Rows& from, int first, int end) {
   using M = Matrix<kWidth>;
   constexpr int kStep = kThreads / M::kGroup;  // rows at a time
   const int own_row = threadIdx.x / M::kGroup, own_piece = threadIdx.x % M::kGroup;
@@ -43,7 +50,7 @@ DEVICE void load_rows(bool is_aligned, u32 to, const Raw* from, i64 stride, int 
     for (int r = 0; r < kRows; r += kStep) {
       if (kRows % kStep != 0 && r + own_row >= kRows) break;
       const int at = first + r + own_row;
-      const Raw* row_from = from + min(at, end - 1) * stride;
+      const Raw* row_from = from.at(min(at, end - 1));
 #pragma unroll
       for (int piece = own_piece; piece < M::kPieces; piece += M::kGroup) {
         const int columns = kWidth == M::kColumns ? 8 : max(min(kWidth - 8 * piece, 8), 0);
@@ -51,7 +58,7 @@ DEVICE void load_rows(bool is_aligned, u32 to, const Raw* from, i64 stride, int 
       }
     }
   } else {
-    load_elements<kWidth, kRows, kThreads>(to, from, stride, first, end);
+    load_elements<kWidth, kRows, kThreads>(to, from, first, end);
   }
 }
 

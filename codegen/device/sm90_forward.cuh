@@ -353,8 +353,9 @@ struct Consumer {
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
-  bool needs_exact;    // softmax: a row has no reference yet
-  int late_skips = 0;  // blocks of V that nobody will look at
+  bool needs_exact;            // softmax: a row has no reference yet
+  int late_skips = 0;          // blocks of V that nobody will look at
+  int seen_k = 0, seen_v = 0;  // whether the next K and V are known to be there
 
   DEVICE Consumer(const Params& params, Places places, int wg_, int warp_, int lane_)
       : p(params), at(places), wg(wg_), warp(warp_), lane(lane_) {}
@@ -396,6 +397,7 @@ struct Consumer {
   // The CTA's other warpgroups look at these blocks first: gives them back unread, their V behind that of the tile before.
   DEVICE void skip_k(int count) {
     late_skips = count;
+    if (count > 0) seen_k = 0;
     for (; count > 0; --count) {
       mbarrier_wait(at(L::kFullK, k.place()), k.parity());
       release(at(L::kEmptyK, k.place()));
@@ -404,20 +406,27 @@ struct Consumer {
   }
   DEVICE void skip_late() {
     if (Variant::kMask != Mask::kRange) return;
+    if (late_skips > 0) seen_v = 0;
     for (; late_skips > 0; --late_skips) {
       mbarrier_wait(at(L::kFullV, v.place()), v.parity());
       release(at(L::kEmptyV, v.place()));
       v.next();
     }
   }
-  DEVICE void wait_k() {
-    mbarrier_wait(at(L::kFullK, k.place()), k.parity());
-    if (Variant::kMask == Mask::kSearch) {
+  DEVICE void wait_k(int works) {
+    mbarrier_wait_if(works & ~seen_k, at(L::kFullK, k.place()), k.parity());
+    if (Variant::kMask == Mask::kSearch && works) {
       const int word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
       is_last_block = word & 2;
       is_full_block = word & 1;
     }
+  }
+  // Asks for the K and V of the next step while this one's S is on its way.
+  DEVICE void look_ahead(int works, int had) {
+    const Ring<Config::kStages> next_k = {k.count + works}, next_v = {v.count + had};
+    seen_k = mbarrier_test(at(L::kFullK, next_k.place()), next_k.parity());
+    seen_v = mbarrier_test(at(L::kFullV, next_v.place()), next_v.parity());
   }
   DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
   DEVICE bool is_masked() const {
@@ -446,23 +455,23 @@ struct Consumer {
     wgmma_commit();
   }
 
-  // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: keys are clamped to those there are.
+  // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: where keys may lie behind the last one.
   template <bool kGuarded, typename Function>
   DEVICE void for_each(const Function& f) {
     const int first_k = block * Config::kBlockN + lane % 4 * 2, r = first_row;
 #pragma unroll
     for (int j = 0; j < kS / 2; ++j) {
-      const int k_idx = first_k + j / 2 * 8 + j % 2, safe_k = kGuarded ? min(k_idx, uniform.k_len - 1) : k_idx;
-      const auto column = Variant::template column<kGuarded>(safe_k, p, uniform);
+      const int k_idx = first_k + j / 2 * 8 + j % 2;
+      const auto column = Variant::template column<kGuarded>(k_idx, p, uniform);
 #pragma unroll
       for (int place = 0; place < 2; ++place) {
         const int q_idx = min(r + 8 * place, uniform.q_len - 1);
         bool keeps = true;
         if constexpr (kGuarded) {
           keeps = k_idx < uniform.k_len;
-          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, safe_k, p, uniform, rows[place], column);
+          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, k_idx, p, uniform, rows[place], column);
         }
-        f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, safe_k, column, keeps);
+        f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, k_idx, column, keeps);
       }
     }
   }
@@ -501,16 +510,27 @@ struct Consumer {
       }
     });
   }
-  // The weights lie about the sigmoid of the score's constant part.
+  // The weights lie about the sigmoid of the score's constant part. Masked blocks that are not fit for kTanh, and tiles to be done again,
+  // are few: they share the exact form, so that there are fewer copies to compile.
   static constexpr float kLeastCenter = -8.5f;
-  template <bool kGuarded>
-  DEVICE void sigmoid(float (&s)[kS]) {
-    if (!Config::kFast || kind == Tile::kExact) {
-      sigmoid_weights<kGuarded, Form::kExact>(s);
-    } else if (Variant::center(p, uniform) >= kLeastCenter) {
-      sigmoid_weights<kGuarded, Form::kTanh>(s);
+  DEVICE void sigmoid(float (&s)[kS], bool masked, int works) {
+    if constexpr (!Config::kFast) {
+      if (!masked && works) {
+        sigmoid_weights<false, Form::kExact>(s);
+      } else if (works) {
+        sigmoid_weights<true, Form::kExact>(s);
+      }
     } else {
-      sigmoid_weights<kGuarded, Form::kSmall>(s);
+      const bool fits_tanh = Variant::center(p, uniform) >= kLeastCenter, is_plain = !masked && kind == Tile::kWork && works;
+      if (is_plain && fits_tanh) {
+        sigmoid_weights<false, Form::kTanh>(s);
+      } else if (is_plain) {
+        sigmoid_weights<false, Form::kSmall>(s);
+      } else if (Variant::kMask != Mask::kAll && fits_tanh && kind == Tile::kWork && works) {
+        sigmoid_weights<true, Form::kTanh>(s);
+      } else if (works) {
+        sigmoid_weights<true, Form::kExact>(s);
+      }
     }
   }
 
@@ -589,30 +609,28 @@ struct Consumer {
     return true;
   }
 
-  // The weights of a block, but for convert(). True if O has to be scaled by `scale`.
-  DEVICE bool weights(float (&s)[kS], float (&scale)[2]) {
+  // The weights of a block, but for convert(); nothing if `works` is 0. True if O has to be scaled by `scale`.
+  DEVICE bool weights(float (&s)[kS], float (&scale)[2], int works) {
     const bool masked = is_masked();
     if constexpr (kSigmoid) {
-      if (masked) {
-        sigmoid<true>(s);
-      } else {
-        sigmoid<false>(s);
-      }
+      sigmoid(s, masked, works);
       return false;
     } else if constexpr (!kSoftmax) {
-      if (masked) {
-        pointwise<true>(s);
-      } else {
+      if (!masked && works) {
         pointwise<false>(s);
+      } else if (works) {
+        pointwise<true>(s);
       }
       return false;
+    } else if constexpr (Config::kStale) {
+      if (!masked && !needs_exact && kind == Tile::kWork && works) return softmax_stale(s, scale);
+      if (works) softmax_exact<true>(s, scale);
+      return true;
     } else {
-      if (masked) {
-        softmax_exact<true>(s, scale);
-      } else if (Config::kStale && !needs_exact && kind != Tile::kExact) {
-        return softmax_stale(s, scale);
-      } else {
+      if (!masked && works) {
         softmax_exact<false>(s, scale);
+      } else if (works) {
+        softmax_exact<true>(s, scale);
       }
       return true;
     }
@@ -689,82 +707,67 @@ struct Consumer {
     release_tile(back);
   }
 
+  // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V. Where a stream starts the P V
+  // is of nothing, and where it stops the S: such results are thrown away, so that there is one copy of the code.
   DEVICE void run() {
     float s[kS], o[kO];
     u32 w[kP];
-    float scale[2];
-    float inverse[2];
+    float scale[2], inverse[2];
+#pragma unroll
+    for (int i = 0; i < kP; ++i) w[i] = 0;
+#pragma unroll
+    for (int i = 0; i < kO; ++i) o[i] = 0.0f;
     fetch_tile();
-    while (kind != Tile::kEnd) {
+    for (int had = 0;;) {  // 0: the stream starts, no block waits for its P V
       if (kind == Tile::kDrain) {
         release(at(L::kDrained));
         release_tile(1);
         fetch_tile();
         continue;
       }
-      // The first scores of the stream: nothing else to do meanwhile.
-      skip_late();
-      mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
-      wait_k();
-      issue_qk(s);
-      wait_qk(s);
-      release(at(L::kEmptyK, k.place()));
-      k.next();
-      start_rows();
-      weights(s, scale);
-      convert(s, w);
-#pragma unroll
-      for (int i = 0; i < kO; ++i) o[i] = 0.0f;
-
-      // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V.
-      for (;;) {
-        const bool ends = ends_tile();
-        const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
-        if (ends) {
+      if (kind == Tile::kEnd) break;
+      const bool ends = !had || ends_tile();  // the next block is of another tile
+      const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
+      int works = 1;  // 0: the stream stops, there is no next block
+      if (ends) {
+        if (had) {
           fetch_tile();
-          if (Config::kBuffersQ == 1 || !has_work()) {
-            mbarrier_wait(at(L::kFullV, v.place()), v.parity());
-            issue_pv(o, w);
-            close_tile(2, sinks, inverse);
-            wait_pv(o);
-            release(at(L::kEmptyV, v.place()));
-            v.next();
-            finish_tile(o, inverse, q.place(), 2);
-            q.next();
-            break;
-          }
-          q.next();
-          mbarrier_wait(at(L::kFullQ, q.place()), q.parity());
-        } else if (Variant::kMask != Mask::kSearch) {
-          --block;
+          works = Config::kBuffersQ > 1 && has_work();
+          q.count += works;
         }
-        wait_k();
-        issue_qk(s);
-        mbarrier_wait(at(L::kFullV, v.place()), v.parity());
-        issue_pv(o, w);
-        if (ends) {
-          close_tile(2, sinks, inverse);
-          start_rows();
-        }
-        wait_qk_under_pv(s);
-        release(at(L::kEmptyK, k.place()));
-        k.next();
-        const bool scales = weights(s, scale);
-        stay_above(s, p.tiles);
-        wait_pv(o);
-        release(at(L::kEmptyV, v.place()));
-        v.next();
-        skip_late();
-        if (ends) {
-          finish_tile(o, inverse, (q.count + 1) % Config::kBuffersQ, 2);
-#pragma unroll
-          for (int i = 0; i < kO; ++i) o[i] = 0.0f;
-        } else if (kSoftmax && scales) {
-#pragma unroll
-          for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
-        }
-        convert(s, w);
+        mbarrier_wait_if(works, at(L::kFullQ, q.place()), q.parity());
+      } else if (Variant::kMask != Mask::kSearch) {
+        --block;
       }
+      wait_k(works);
+      issue_qk(s);
+      mbarrier_wait_if(had & ~seen_v, at(L::kFullV, v.place()), v.parity());
+      issue_pv(o, w);
+      if (ends) {
+        if (had) close_tile(2, sinks, inverse);
+        start_rows();
+      }
+      look_ahead(works, had);
+      wait_qk_under_pv(s);
+      mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyK, k.place()));
+      k.count += works;
+      const bool scales = weights(s, scale, works);
+      stay_above(s, p.tiles);
+      wait_pv(o);
+      mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
+      v.count += had;
+      skip_late();
+      if (ends) {
+        if (had) finish_tile(o, inverse, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
+        q.count += 1 - works;
+#pragma unroll
+        for (int i = 0; i < kO; ++i) o[i] = 0.0f;
+      } else if (kSoftmax && scales) {
+#pragma unroll
+        for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
+      }
+      convert(s, w);
+      had = works;
     }
     release_tile(1);
   }
@@ -814,9 +817,10 @@ DEVICE void attention_forward_sm90(const Params& p) {
     }
     mbarrier_init(at(L::kDrained), L::kConsumerWarps);
     store_shared(at(L::kRedoCount), 0);
-    for (int i = 0; Config::kRedoes && i < L::kMaxRedo; ++i) store_shared(at(L::kRedo) + 16 * i, -1);
     mbarrier_fence_init();
   }
+  for (int i = threadIdx.x; Config::kRedoes && i < L::kMaxRedo; i += kWarpgroup * (Config::kWarpgroups + 1))
+    store_shared(at(L::kRedo) + 16 * i, -1);
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();

@@ -5,6 +5,9 @@ struct Config {
   static constexpr int kBlockN = 64;          // key columns of a tile
   static constexpr int kStages = 2;           // depth of the K and V rings
   static constexpr int kWarps = 4;            // of 16 query rows each
+  static constexpr int kKeyWarps = 1;         // of them with the same rows, each with its own keys
+  static constexpr bool kPacksHeads = false;  // rows are pairs of a query and a head of one key head
+  static constexpr bool kSplits = false;      // CTAs may share the keys of a tile
   static constexpr bool kFast = true;         // accuracy
   static constexpr bool kPacked = true;       // sequences by cu_q and cu_k
   using Element = F16;
@@ -17,12 +20,13 @@ struct Params {
   i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
   const int *cu_q, *cu_k;
   int* counter;
-  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, vector_loads, vector_stores;
+  void* parts;
+  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, splits, vector_loads, vector_stores;
   const int* t_prefix;
   i64 t_prefix_stride[1];
   int t_prefix_dim[1];
 };
-static_assert(sizeof(Params) == 248);
+static_assert(sizeof(Params) == 264);
 
 struct Variant {
   static constexpr Weight kWeight = Weight::kSoftmax;

@@ -5,6 +5,9 @@ struct Config {
   static constexpr int kBlockN = 64;          // key columns of a tile
   static constexpr int kStages = 2;           // depth of the K and V rings
   static constexpr int kWarps = 4;            // of 16 query rows each
+  static constexpr int kKeyWarps = 1;         // of them with the same rows, each with its own keys
+  static constexpr bool kPacksHeads = false;  // rows are pairs of a query and a head of one key head
+  static constexpr bool kSplits = false;      // CTAs may share the keys of a tile
   static constexpr bool kFast = true;         // accuracy
   static constexpr bool kPacked = false;      // sequences by cu_q and cu_k
   using Element = BF16;
@@ -15,13 +18,15 @@ struct Params {
   Raw* out;
   float* lse;
   i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
-  int *counter, *index_flag;
-  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, vector_loads, vector_stores;
+  int* counter;
+  void* parts;
+  int* index_flag;
+  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads, splits, vector_loads, vector_stores;
   const float* t_table;
   i64 t_table_stride[2];
   int t_table_dim[2];
 };
-static_assert(sizeof(Params) == 248);
+static_assert(sizeof(Params) == 264);
 
 struct Variant {
   static constexpr Weight kWeight = Weight::kSoftmax;

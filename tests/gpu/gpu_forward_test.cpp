@@ -29,6 +29,7 @@
 #include "tests/gpu/embedded_examples.h"
 #include "tests/gpu/forward_call.h"
 #include "tests/gpu/rounding_model.h"
+#include "tests/unit/runtime_temporary.h"
 
 namespace attune::numeric {
 namespace {
@@ -233,6 +234,73 @@ Task random_task(uint64_t seed) {
   return task;
 }
 
+// Few queries, or few tiles: splits over keys, heads of one key head in a tile.
+std::vector<Task> small_tasks(uint64_t seed) {
+  std::vector<Task> tasks;
+  const auto batches = [](std::initializer_list<int> k_lens, const std::vector<int>& q_lens) {
+    std::vector<ProblemShape> shapes;
+    for (const auto& [heads, kv_heads] : {std::pair(8, 8), std::pair(8, 2), std::pair(8, 1)}) {
+      for (const int q_len : q_lens) {
+        for (const int k_len : k_lens) shapes.push_back(batch_shape(q_len == 1 ? 2 : 1, q_len, k_len, heads, kv_heads));
+      }
+    }
+    return shapes;
+  };
+  const auto with_heads = [](ProblemShape shape, int heads, int kv_heads) {
+    shape.heads = heads;
+    shape.kv_heads = kv_heads;
+    return shape;
+  };
+  for (const Example& example : examples_of(embedded_examples())) {
+    Task task;
+    task.name = "small " + example.name;
+    task.c.text = example.text;
+    task.c.constants = example.constants;
+    task.c.seed = seed + tasks.size();
+    task.c.dtype = tasks.size() % 2 == 0 ? DType::kBF16 : DType::kF16;
+    task.c.head_dim = task.c.v_dim = tasks.size() % 3 == 0 ? 64 : 128;
+    if (example.any_lengths) {
+      task.c.problems = batches({1, 700}, {1, 8, 16});
+      // The first: rows that keep nothing, where queries outnumber keys. Then a long one, a grid of few tiles, and packed ones.
+      for (const ProblemShape& shape : {batch_shape(1, 40, 5, 8, 2), batch_shape(1, 1, 4097, 8, 2), batch_shape(1, 512, 512, 8, 8)})
+        task.c.problems.push_back(shape);
+      task.c.problems.push_back(with_heads(packed_shape({1, 1, 0, 1}, {900, 5, 140, 0}), 8, 2));
+      task.c.problems.push_back(with_heads(packed_shape({9, 1, 60}, {900, 64, 70}), 8, 1));
+    } else {
+      task.c.problems = {batch_shape(1, example.length, example.length, 8, 2)};
+    }
+    tasks.push_back(task);
+    task.name += " strided";
+    task.c.strided = true;
+    task.c.head_dim = 72;
+    task.c.v_dim = 40;
+    task.c.problems.resize(std::min<size_t>(task.c.problems.size(), 9));
+    tasks.push_back(std::move(task));
+  }
+  // Wide heads: other tiles.
+  for (const auto& [head_dim, v_dim] : {std::pair(256, 256), std::pair(192, 128), std::pair(40, 200), std::pair(8, 8)}) {
+    Task task;
+    task.name = fmt::format("small causal {}/{}", head_dim, v_dim);
+    task.c.text = "attention causal() {\n  score = qk * rsqrt(head_dim)\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n";
+    task.c.seed = seed + tasks.size();
+    task.c.dtype = DType::kBF16;
+    task.c.head_dim = head_dim;
+    task.c.v_dim = v_dim;
+    task.c.problems = batches({600}, {1, 16, 100});
+    tasks.push_back(std::move(task));
+  }
+  // A mask by head: its heads are in tiles of their own.
+  Task task;
+  task.name = "small by head";
+  task.c.text = "attention by_head() {\n  score = qk * rsqrt(head_dim)\n  mask = k_pos <= q_pos - 3 * h\n  weights = softmax(score)\n}\n";
+  task.c.seed = seed;
+  task.c.dtype = DType::kF16;
+  task.c.head_dim = task.c.v_dim = 64;
+  task.c.problems = batches({300}, {1, 16});
+  tasks.push_back(std::move(task));
+  return tasks;
+}
+
 // ---- All cases on all cores
 
 class Runner {
@@ -347,20 +415,42 @@ class GpuForward : public testing::Test {
   }
 };
 
-TEST_F(GpuForward, AgreesWithTheReference) {
+void agree(const std::vector<Task>& tasks) {
   const Clock::time_point start = Clock::now();
-  const auto clock_seed = static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()) / 1000 % 1000000000;
-  const uint64_t first = number_of("ATTUNE_GPU_SEED", clock_seed), count = number_of("ATTUNE_GPU_RANDOM", 300);
+  Runner runner(device_under_test());
+  runner.run_all(tasks, start + std::chrono::seconds(number_of("ATTUNE_GPU_SECONDS", 40)));
+  runner.summarise(tasks.size(), start);
+  EXPECT_EQ(runner.failures(), 0u);
+}
+
+uint64_t first_seed() {
+  static const uint64_t of_clock = static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()) / 1000 % 1000000000;
+  return number_of("ATTUNE_GPU_SEED", of_clock);
+}
+
+std::vector<Task> all_tasks() {
+  const uint64_t first = first_seed(), count = number_of("ATTUNE_GPU_RANDOM", 300);
   const Device device = device_under_test();
   std::cout << fmt::format("{}, examples, then random programs ATTUNE_GPU_SEED={} ATTUNE_GPU_RANDOM={}\n",
                            device.kind == Device::kCpu ? "CPU" : runtime::gpu_device(device.ordinal).name, first, count);
   std::vector<Task> tasks;
   if (count != 1) tasks = example_tasks(first);
   for (uint64_t i = 0; i < count; ++i) tasks.push_back(random_task(first + i));
-  Runner runner(device);
-  runner.run_all(tasks, start + std::chrono::seconds(number_of("ATTUNE_GPU_SECONDS", 40)));
-  runner.summarise(tasks.size(), start);
-  EXPECT_EQ(runner.failures(), 0u);
+  return tasks;
+}
+
+TEST_F(GpuForward, AgreesWithTheReference) {
+  agree(all_tasks());
+}
+
+// Most of these problems are small; so that they test the kernels of large ones, too. No thread is at work while the environment changes.
+TEST_F(GpuForward, LargeTilesAgreeWithTheReference) {
+  const test::ScopedVariable large("ATTUNE_LARGE_TILES", "1");
+  agree(all_tasks());
+}
+
+TEST_F(GpuForward, SmallProblemsAgreeWithTheReference) {
+  agree(small_tasks(number_of("ATTUNE_GPU_SEED", 1)));
 }
 
 constexpr char kCausal[] = "attention causal() {\n  score = qk * rsqrt(head_dim)\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n";
@@ -373,13 +463,13 @@ struct Fixed {
   Variant variant;
   ForwardCall call;
 
-  static Case case_of(uint64_t seed) {
+  static Case case_of(uint64_t seed, const ProblemShape& shape) {
     Case c;
     c.text = kCausal;
     c.dtype = DType::kBF16;
     c.head_dim = c.v_dim = 128;
     c.seed = seed;
-    c.problems = {batch_shape(2, 500, 700, 8, 2)};
+    c.problems = {shape};
     return c;
   }
   static PlanOptions options() {
@@ -387,8 +477,8 @@ struct Fixed {
     options.device = device_under_test();
     return options;
   }
-  explicit Fixed(uint64_t seed)
-      : c(case_of(seed)),
+  explicit Fixed(uint64_t seed, const ProblemShape& shape = batch_shape(2, 2000, 700, 8, 2))
+      : c(case_of(seed, shape)),
         ir(reference_ir(c)),
         data(random_data(ir, c, 0)),
         variant(compile(c.text)),
@@ -420,6 +510,30 @@ TEST_F(GpuForward, CanBeCapturedAndReplayed) {
   for (int i = 0; i < 3; ++i) {
     graph.launch();
     EXPECT_EQ(again.call.bytes_of_out(stream.get()), want) << "replay " << i;
+  }
+}
+
+// Split over keys: whoever comes last adds up, and leaves the counters zero.
+TEST_F(GpuForward, SplitsGiveTheSameBitsEveryTime) {
+  if (device_under_test().kind == Device::kCpu) GTEST_SKIP() << "streams are a GPU's";
+  for (const ProblemShape& shape : {batch_shape(1, 1, 4097, 8, 2), batch_shape(2, 8, 900, 8, 1), batch_shape(1, 512, 512, 8, 8)}) {
+    Fixed fixed(6, shape);
+    SCOPED_TRACE(fixed.call.plan().describe());
+    EXPECT_NE(fixed.call.plan().describe().find(" splits"), std::string::npos);
+    const runtime::GpuStream stream(0);
+    fixed.call.run(stream.get());
+    const std::vector<uint8_t> first = fixed.call.bytes_of_out(stream.get());
+    int different = 0;
+    for (int i = 0; i < 200; ++i) {
+      fixed.call.run(stream.get());
+      different += fixed.call.bytes_of_out(stream.get()) != first;
+    }
+    EXPECT_EQ(different, 0) << "of 200 calls";
+    const test::CudaGraph graph(0, stream.get(), [&] { fixed.call.enqueue(stream.get()); });
+    for (int i = 0; i < 3; ++i) {
+      graph.launch();
+      EXPECT_EQ(fixed.call.bytes_of_out(stream.get()), first) << "replay " << i;
+    }
   }
 }
 

@@ -17,8 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using runtime::FloatType;
 
-constexpr int kHeads = 4, kKvHeads = 2;
-
 FloatType float_type(dsl::ElementType type) {
   return type == dsl::ElementType::kF16 ? FloatType::kF16 : type == dsl::ElementType::kBF16 ? FloatType::kBF16 : FloatType::kF32;
 }
@@ -80,7 +78,10 @@ std::vector<fs::path> variant_programs() {
   return paths;
 }
 
-VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& options, unsigned seed) : options_(options) {
+VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& options, unsigned seed, const VariantSizes& wanted,
+                         bool own_skeleton)
+    : options_(options), heads_(wanted.heads) {
+  const int heads = wanted.heads, kv_heads = wanted.kv_heads;
   std::mt19937 random(seed);
   const auto below = [&random](int end) { return std::uniform_int_distribution<int>(0, end - 1)(random); };
   const auto normals = [&random](int64_t count) {
@@ -99,7 +100,7 @@ VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& option
 
   // Lengths and data; what is packed lies one sequence after the other, and so does the rest.
   GpuProblem problem;
-  problem.batch = 2, problem.heads = kHeads, problem.kv_heads = kKvHeads;
+  problem.batch = 2, problem.heads = heads, problem.kv_heads = kv_heads;
   const int sequences = options.packed ? 2 : 1;
   std::vector<double> q, k, v;
   std::vector<int32_t> cu_q = {0}, cu_k = {0};
@@ -107,17 +108,17 @@ VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& option
     ReferenceProblem& reference = references_.emplace_back();
     Sizes& sizes = reference.sizes;
     sizes = {.batch = 2,
-             .heads = kHeads,
-             .kv_heads = kKvHeads,
-             .q_len = 60 + below(50),
-             .k_len = 60 + below(80),
+             .heads = heads,
+             .kv_heads = kv_heads,
+             .q_len = wanted.q_len > 0 ? (wanted.q_len + i) / (i + 1) : 60 + below(50),
+             .k_len = wanted.k_len > 0 ? (wanted.k_len + i) / (i + 1) : 60 + below(80),
              .head_dim = options.head_dim,
              .v_dim = options.v_dim};
     if (options.packed) reference.sequence = i;
     const int64_t batch = options.packed ? 1 : sizes.batch;
-    reference.q = normals(batch * sizes.q_len * kHeads * options.head_dim);
-    reference.k = normals(batch * sizes.k_len * kKvHeads * options.head_dim);
-    reference.v = normals(batch * sizes.k_len * kKvHeads * options.v_dim);
+    reference.q = normals(batch * sizes.q_len * heads * options.head_dim);
+    reference.k = normals(batch * sizes.k_len * kv_heads * options.head_dim);
+    reference.v = normals(batch * sizes.k_len * kv_heads * options.v_dim);
     for (std::vector<double>* values : {&reference.q, &reference.k, &reference.v}) stored(options.dtype, *values);
     append(q, reference.q), append(k, reference.k), append(v, reference.v);
     problem.q_len = std::max(problem.q_len, sizes.q_len);
@@ -126,20 +127,20 @@ VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& option
     cu_k.push_back(cu_k.back() + sizes.k_len);
   }
   problem.total_q = cu_q.back(), problem.total_k = cu_k.back();
-  const auto rows = [&](int64_t len, int64_t heads, int64_t dim) {
-    return GpuStrides{options.packed ? 0 : len * heads * dim, heads * dim, dim};
+  const auto rows = [&](int64_t len, int64_t count, int64_t dim) {
+    return GpuStrides{options.packed ? 0 : len * count * dim, count * dim, dim};
   };
-  problem.q = rows(problem.q_len, kHeads, options.head_dim);
-  problem.k = rows(problem.k_len, kKvHeads, options.head_dim);
-  problem.v = rows(problem.k_len, kKvHeads, options.v_dim);
-  problem.out = rows(problem.q_len, kHeads, options.v_dim);
-  problem.lse = options.packed ? GpuStrides{0, problem.total_q, 1} : GpuStrides{int64_t{kHeads} * problem.q_len, problem.q_len, 1};
+  problem.q = rows(problem.q_len, heads, options.head_dim);
+  problem.k = rows(problem.k_len, kv_heads, options.head_dim);
+  problem.v = rows(problem.k_len, kv_heads, options.v_dim);
+  problem.out = rows(problem.q_len, heads, options.v_dim);
+  problem.lse = options.packed ? GpuStrides{0, problem.total_q, 1} : GpuStrides{int64_t{heads} * problem.q_len, problem.q_len, 1};
 
   const auto bytes_of = [](const std::vector<int32_t>& values) {
     const auto* data = reinterpret_cast<const std::byte*>(values.data());
     return std::vector<std::byte>(data, data + values.size() * sizeof(int32_t));
   };
-  const size_t rows_q = static_cast<size_t>(options.packed ? problem.total_q : int64_t{2} * problem.q_len) * kHeads;
+  const size_t rows_q = static_cast<size_t>(options.packed ? problem.total_q : int64_t{2} * problem.q_len) * heads;
   for (std::vector<double>* values : {&q, &k, &v}) tensors.push_back(stored(options.dtype, *values));
   tensors.emplace_back(rows_q * static_cast<size_t>(options.v_dim) * 2);  // out
   tensors.emplace_back(rows_q * 4);                                       // lse
@@ -181,15 +182,19 @@ VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& option
     }
   }
 
-  GpuSkeletonText skeleton;
-  skeleton.text = read_file(source_folder() / "tests/gpu/naive_forward.cuh");
-  skeleton.function = "attention_forward_naive";
-  GpuConfig config;
-  config.skeleton = GpuSkeleton::kSm80;
-  config.warpgroups = 2;
-  config.block_n = 32;
-  kernel = emit_gpu_forward(lowered, dsl::print(*program), options, config, skeleton);
-  kernel.shared_bytes = 0;
+  if (own_skeleton) {
+    config = default_config(lowered, options, problem);
+    kernel = emit_gpu_forward(lowered, dsl::print(*program), options, config);
+  } else {
+    GpuSkeletonText skeleton;
+    skeleton.text = read_file(source_folder() / "tests/gpu/naive_forward.cuh");
+    skeleton.function = "attention_forward_naive";
+    config.skeleton = GpuSkeleton::kSm80;
+    config.warpgroups = 2;
+    config.block_n = 32;
+    kernel = emit_gpu_forward(lowered, dsl::print(*program), options, config, skeleton);
+    kernel.shared_bytes = 0;
+  }
   plan = plan_gpu_forward(lowered, kernel, options, config, problem);
 }
 
@@ -204,7 +209,7 @@ VariantCase::Errors VariantCase::errors(int threads) const {
     for (size_t i = 0; i < want.out.size(); ++i) out_norm.add(out[row + i], want.out[i]);
     row += want.out.size();
     const auto q_len = static_cast<size_t>(reference.sizes.q_len);
-    const size_t total_q = lse.size() / kHeads;
+    const size_t total_q = lse.size() / static_cast<size_t>(heads_);
     has_lse = !want.lse.empty();
     for (size_t i = 0; i < want.lse.size(); ++i) {
       lse_norm.add(lse[reference.sequence ? i / q_len * total_q + row_of_head + i % q_len : i], want.lse[i]);

@@ -19,11 +19,19 @@ std::filesystem::path source_folder();
 // All examples and golden programs.
 std::vector<std::filesystem::path> variant_programs();
 
+// Sizes; a length of 0 is any of 60 to 140. Packed sequences after the first are shorter.
+struct VariantSizes {
+  int heads = 4, kv_heads = 2, q_len = 0, k_len = 0;
+};
+
 class VariantCase {
  public:
-  // Two sequences; packed ones have different lengths. A nonzero share of scalars keeps its default.
-  VariantCase(const std::string& text, const GpuKernelOptions& options, unsigned seed);
+  // Two sequences; packed ones have different lengths. A nonzero share of scalars keeps its default. Around plain loops, or with
+  // `own_skeleton` the kernel that the planner takes for sm_80.
+  VariantCase(const std::string& text, const GpuKernelOptions& options, unsigned seed, const VariantSizes& wanted = {},
+              bool own_skeleton = false);
 
+  GpuConfig config;
   GpuKernel kernel;
   runtime::GpuPlan plan;
   // A call's tensors in the order of GpuTensorIndex, with room for what is written.
@@ -39,6 +47,7 @@ class VariantCase {
 
  private:
   GpuKernelOptions options_;
+  int heads_ = 0;
   Ir ir_;
   std::vector<ReferenceProblem> references_;  // one, or one for each packed sequence
 };

@@ -29,6 +29,7 @@ using test::FakeLaunch;
 using test::FakeTensorMap;
 using testing::HasSubstr;
 
+constexpr int kMultiprocessors = 16;  // few, so that these shapes are large problems
 constexpr Shape kShape = {.batch = 2, .heads = 4, .kv_heads = 2, .q_len = 100, .k_len = 130, .head_dim = 64, .v_dim = 64};
 constexpr char kCausal[] = "attention causal() {\n  score = qk * rsqrt(head_dim)\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n";
 constexpr char kBiased[] =
@@ -74,16 +75,23 @@ class ApiGpuTest : public testing::Test {
     if (!runtime::open_nvrtc_library().is_open()) GTEST_SKIP() << "no NVRTC";
     fake_->launches.clear();
     fake_->faults.clear();
+    fake_->multiprocessors = kMultiprocessors;
   }
 
   // The kernel of such a plan; tells the driver how long its argument is.
   codegen::GpuKernel kernel_of(const Variant& variant, const codegen::GpuKernelOptions& options, codegen::GpuSkeleton skeleton) {
+    codegen::GpuProblem problem;
+    problem.batch = 2, problem.heads = 4, problem.kv_heads = 2;
+    problem.q_len = problem.k_len = 100;
+    problem.total_q = problem.total_k = 100;
+    problem.multiprocessors = kMultiprocessors;
+    problem.q = problem.k = problem.v = problem.out = {100 * 4 * 64, 4 * 64, 64};
+    problem.aligned = skeleton == codegen::GpuSkeleton::kSm90;
+    return kernel_of(variant, options, problem);
+  }
+  codegen::GpuKernel kernel_of(const Variant& variant, const codegen::GpuKernelOptions& options, const codegen::GpuProblem& problem) {
     const Variant::Impl& impl = *VariantAccess::impl(variant);
     const codegen::Lowered& lowered = impl.typed(options.head_dim, options.v_dim)->lowered();
-    codegen::GpuProblem problem;
-    problem.q_len = problem.k_len = 1;
-    problem.total_q = problem.total_k = 1;
-    problem.aligned = skeleton == codegen::GpuSkeleton::kSm90;
     codegen::GpuKernel kernel =
         codegen::emit_gpu_forward(lowered, impl.canonical, options, codegen::default_config(lowered, options, problem));
     fake_->argument_bytes[kernel.name] = kernel.params_bytes;
@@ -263,6 +271,27 @@ TEST_F(ApiGpuTest, NoKeysRunOnSm80) {
   ASSERT_EQ(fake_->launches.size(), 1u);
   EXPECT_EQ(field<void*>(kernel, fake_->launches[0], "k"), nullptr);
   EXPECT_THAT(plan.describe(), testing::StartsWith("cuda:0, sm80 "));
+}
+
+TEST_F(ApiGpuTest, SmallProblemsAreSplit) {
+  const Variant variant = compile(kCausal);
+  Shape shape = kShape;
+  shape.q_len = 1;
+  shape.k_len = 1000;  // 16 blocks, 4 tiles, 2 CTAs a multiprocessor
+  codegen::GpuProblem problem;
+  problem.batch = 2, problem.heads = 4, problem.kv_heads = 2, problem.q_len = 1, problem.k_len = 1000;
+  const codegen::GpuKernel kernel = kernel_of(variant, {}, problem);
+  const Plan plan = variant.plan(shape, on_gpu());
+  EXPECT_EQ(plan.describe(), "cuda:0, sm80 16x64x2, 8 splits, 2 heads a tile");
+  EXPECT_EQ(plan.workspace_bytes(), 64u + 4 * 8 * (16 * 64 + 32 * 4) * sizeof(float));
+  plan.forward(tensors_of(shape));
+  ASSERT_EQ(fake_->launches.size(), 1u);
+  EXPECT_EQ(field<int>(kernel, fake_->launches[0], "splits"), 8);
+  EXPECT_EQ(field<std::byte*>(kernel, fake_->launches[0], "parts"), field<std::byte*>(kernel, fake_->launches[0], "counter") + 64);
+  shape.k_len = 100;
+  const int compiled = runtime::compile_gpu_count();
+  EXPECT_EQ(variant.plan(shape, on_gpu()).describe(), "cuda:0, sm80 16x64x2, 2 heads a tile");
+  EXPECT_EQ(runtime::compile_gpu_count(), compiled);
 }
 
 TEST_F(ApiGpuTest, Errors) {

@@ -124,7 +124,7 @@ TEST(CudaEmitter, RefusesWhatAGpuKernelCannotBe) {
 TEST(CudaEmitter, HeaderNamesTheCommandThatMakesTheFileAgain) {
   const GpuKernel kernel = params_of(attention("w: const i32 = 7", "  score = qk\n  mask = q_idx - k_idx < w\n  weights = softmax(score)"));
   EXPECT_EQ(kernel.source.find("// test, forward, sm_90a, bf16, head_dim 64\n//\n//   attention test(w: const i32 = 7) {\n"), 0u);
-  EXPECT_THAT(kernel.source, HasSubstr("--emit cuda --arch sm_90a --dtype bf16 --shape 1,512,512,8,8,64,64 --const w=7\n"));
+  EXPECT_THAT(kernel.source, HasSubstr("--emit cuda --arch sm_90a --dtype bf16 --shape 1,4096,4096,32,32,64,64 --const w=7\n"));
 }
 
 TEST(CudaEmitter, ValuesStandWhereTheirRateAllows) {

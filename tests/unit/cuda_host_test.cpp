@@ -1,5 +1,5 @@
-// What is emitted of every example, around plain loops, compiled for the CPU and compared with double precision: no GPU is needed to find a
-// wrong Variant.
+// What is emitted of every example, around plain loops and with the skeletons for sm_80, compiled for the CPU and compared with double
+// precision: no GPU is needed to find a wrong Variant or index.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -33,6 +33,43 @@ TEST(CudaOnHost, EveryExampleAroundPlainLoops) {
     host.run(one.kernel.source, one.plan, one.tensors);
     const VariantCase::Errors errors = one.errors(2);
     EXPECT_LT(errors.out, options.dtype == dsl::ElementType::kF16 ? 6e-4 : 3e-3);
+    EXPECT_LT(errors.lse.value_or(0), 2e-5);
+    EXPECT_FALSE(errors.is_flagged);
+  }
+}
+
+// Sizes that the planner gives splits, heads of a key head in one tile, warps that share keys, and what has none of them.
+struct SmallCase {
+  const char* program;
+  VariantSizes sizes;
+  bool packed = false;
+};
+constexpr SmallCase kSmall[] = {
+    {"causal", {4, 4, 1, 300}},        {"sink", {8, 2, 1, 700}, true}, {"alibi", {8, 1, 2, 400}},
+    {"flash_sigmoid", {8, 2, 9, 300}}, {"documents", {6, 2, 30, 300}}, {"window", {2, 2, 100, 300}, true},
+    {"dropout", {4, 2, 70, 70}, true}, {"softmax", {8, 2, 3, 1}},      {"relu_squared", {4, 1, 16, 300}},
+};
+
+TEST(CudaOnHost, SmallProblems) {
+  HostKernels host;
+  const unsigned first_seed = std::random_device{}();
+  for (const SmallCase& small : kSmall) {
+    const unsigned seed = first_seed + static_cast<unsigned>(&small - kSmall);
+    const VariantSizes& sizes = small.sizes;
+    GpuKernelOptions options;
+    options.arch = "sm_80";
+    options.dtype = seed % 2 == 0 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16;
+    options.packed = small.packed;
+    options.head_dim = 24;
+    options.v_dim = 40;
+    VariantCase one(read_file(source_folder() / "examples" / fmt::format("{}.attn", small.program)), options, seed, sizes, true);
+    SCOPED_TRACE(fmt::format("{}{}, seed {}, {} heads of {}, q_len {}, k_len {}: {} splits, {} heads a tile, {} warps a row", small.program,
+                             options.packed ? ", packed" : "", seed, sizes.heads, sizes.kv_heads, sizes.q_len, sizes.k_len,
+                             one.config.splits, one.config.tile_heads, one.config.key_warps));
+    EXPECT_GE(one.config.splits, 1);
+    host.run(one.kernel.source, one.plan, one.tensors, HostThreads::kWarps, 2);
+    const VariantCase::Errors errors = one.errors(2);
+    EXPECT_LT(errors.out, options.dtype == dsl::ElementType::kF16 ? 1.5e-3 : 8e-3);
     EXPECT_LT(errors.lse.value_or(0), 2e-5);
     EXPECT_FALSE(errors.is_flagged);
   }

@@ -82,7 +82,7 @@ int device_memory(size_t* bytes, int) {
 }
 
 int device_attribute(int* value, int attribute, int) {
-  static const std::map<int, int> kValues = {{16, 132}, {36, 2619000}, {38, 50 << 20}, {75, 9}, {76, 0}, {97, 227 << 10}};
+  const std::map<int, int> kValues = {{16, fake().multiprocessors}, {36, 2619000}, {38, 50 << 20}, {75, 9}, {76, 0}, {97, 227 << 10}};
   const auto found = kValues.find(attribute);
   if (found == kValues.end()) return kInvalidValue;
   *value = found->second;

@@ -43,7 +43,8 @@ struct FakeCuda {
   std::vector<FakeContext*> contexts;             // the stack of this thread
 
   // What it is to answer.
-  std::map<std::string, int, std::less<>> faults;     // by function: the code that it returns
+  std::map<std::string, int, std::less<>> faults;  // by function: the code that it returns
+  int multiprocessors = 132;
   std::map<std::string, size_t> argument_bytes;       // by kernel; default 256
   std::map<uint64_t, std::pair<size_t, int>> memory;  // by address: bytes, device
   bool records = true;                                // launches

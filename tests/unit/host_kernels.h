@@ -22,9 +22,10 @@ class HostKernels {
   HostKernels& operator=(const HostKernels&) = delete;
 
   // Runs the launches of a plan, whose only source is `source`, on tensors in the order of GpuPatch::kTensor. An empty tensor is null.
-  // Throws std::runtime_error if the source does not compile.
+  // Each of several calls has another order of CTAs, and must leave the same bits. Throws std::runtime_error if it does not, and if the
+  // source does not compile.
   void run(const std::string& source, const runtime::GpuPlan& plan, std::vector<std::vector<std::byte>>& tensors,
-           HostThreads threads = HostThreads::kAlone);
+           HostThreads threads = HostThreads::kAlone, int calls = 1);
 
  private:
   std::filesystem::path folder_;
