@@ -26,6 +26,7 @@ struct float2 {
   float x, y;
 };
 
+using std::floor;  // of floats, too
 using std::max;
 using std::min;
 inline long long min(long long a, int b) {
