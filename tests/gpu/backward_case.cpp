@@ -196,6 +196,7 @@ void BackwardCase::add_launch(const std::string& name, int64_t grid, int threads
   launch.kernel = name;
   launch.grid[0] = static_cast<uint32_t>(grid);
   launch.block[0] = static_cast<uint32_t>(threads);
+  launch.shared_bytes = name == kernel.prepare_name ? 0 : kernel.shared_bytes;
   launch.argument.resize(kernel.params_bytes);
   for (const GpuField& field : kernel.fields) {
     std::byte* to = launch.argument.data() + field.offset;

@@ -1,5 +1,5 @@
-// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane, unless
-// HOST_WARPS is defined and cuda_warps_on_host.h follows.
+// What generated CUDA needs to be C++ of the host: keywords, built-in functions and the vocabulary's PTX. A warp has one lane, or with
+// ATTUNE_WARPS_ON_HOST those of cuda_warps_on_host.h.
 #pragma once
 
 #include <algorithm>
@@ -15,9 +15,13 @@
 #define __launch_bounds__(...)
 
 struct Index {
-  unsigned x = 0;
+  unsigned x = 0, y = 0;
 };
-inline Index threadIdx, blockIdx, gridDim;
+inline Index threadIdx, blockIdx, blockDim, gridDim;
+
+struct float2 {
+  float x, y;
+};
 
 using std::max;
 using std::min;
@@ -33,18 +37,25 @@ inline float __fdividef(float a, float b) {
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
 }
-inline float rsqrtf(float x) {
-  return 1 / std::sqrt(x);
-}
-#ifndef HOST_WARPS
 inline unsigned long __cvta_generic_to_shared(const void*) {
   return 0;
 }
+inline float rsqrtf(float x) {
+  return 1 / std::sqrt(x);
+}
+#ifdef ATTUNE_WARPS_ON_HOST
 template <typename T>
-T __shfl_xor_sync(unsigned, T x, int) {
+T shuffled(T x, int mask);
+#else
+template <typename T>
+T shuffled(T x, int) {
   return x;
 }
 #endif
+template <typename T>
+T __shfl_xor_sync(unsigned, T x, int mask) {
+  return shuffled(x, mask);
+}
 
 inline void add_global(float* to, float value) {
   *to += value;
@@ -85,6 +96,10 @@ struct F16 {
     const auto a = static_cast<_Float16>(low), b = static_cast<_Float16>(high);
     return std::bit_cast<unsigned short>(a) | static_cast<unsigned>(std::bit_cast<unsigned short>(b)) << 16;
   }
+  static float2 unpack(unsigned x) {
+    const unsigned short low = static_cast<unsigned short>(x), high = static_cast<unsigned short>(x >> 16);
+    return {load_f16(&low), load_f16(&high)};
+  }
 };
 struct BF16 {
   static unsigned bits(float x) {
@@ -92,4 +107,5 @@ struct BF16 {
     return x != x ? 0x7FC0 : (word + 0x7FFF + (word >> 16 & 1)) >> 16;
   }
   static unsigned pack(float low, float high) { return bits(low) | bits(high) << 16; }
+  static float2 unpack(unsigned x) { return {std::bit_cast<float>(x << 16), std::bit_cast<float>(x & 0xFFFF0000u)}; }
 };

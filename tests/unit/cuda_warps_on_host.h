@@ -1,188 +1,269 @@
-// Beside cuda_on_host.h, what a kernel of sm_80 needs to run on the CPU as it is, with warps of 32 lanes and CTAs that wait for each other:
-// threads are contexts that take turns, instructions of a warp meet at a barrier. Copies into shared memory are done at once.
+// What a skeleton of warps needs beside cuda_on_host.h to run on the host: the threads of a CTA take turns, each with a stack of its own;
+// shared memory; the operations of a warp; fragments and matrix products. Asynchronous copies are done at once.
 #pragma once
 
 #include <ucontext.h>
 
-#include <array>
-#include <functional>
-#include <memory>
+#include <numeric>
+#include <random>
 #include <vector>
 
-#define __shared__
+#define ATTUNE_WARPS_ON_HOST
+#include "cuda_on_host.h"
+
 #define __noinline__
 
 struct int4 {
   int x, y, z, w;
 };
-struct float2 {
-  float x, y;
+struct float4 {
+  float x, y, z, w;
 };
 
-inline constexpr unsigned kHostLanes = 32;
-alignas(128) inline unsigned char shared[256 << 10];
+namespace host {
 
-struct HostBarrier {
-  unsigned arrived = 0, generation = 0;
+constexpr int kWarp = 32;
+constexpr size_t kStackBytes = 128 << 10;
+
+struct Barrier {
+  int arrived = 0, round = 0;
 };
-struct HostThread {
+
+struct Fiber {
   ucontext_t context;
-  std::vector<unsigned char> stack;
+  std::vector<char> stack = std::vector<char>(kStackBytes);
   bool is_done = false;
 };
-struct HostCta {
-  std::vector<std::unique_ptr<HostThread>> threads;
-  std::vector<HostBarrier> warps;
-  std::vector<std::array<std::array<unsigned long long, 4>, kHostLanes>> slots;  // of each warp and lane: what it shows the others
-  HostBarrier all;
-  ucontext_t scheduler;
-  std::function<void()> body;
-};
-inline HostCta* host_cta = nullptr;
 
-inline void host_yield() {
-  swapcontext(&host_cta->threads[threadIdx.x]->context, &host_cta->scheduler);
+inline std::vector<unsigned char> shared_memory;
+inline std::vector<Fiber> fibers;
+inline ucontext_t scheduler;
+inline unsigned current = 0;
+inline Barrier of_cta;
+inline std::vector<Barrier> of_warp;
+inline std::vector<uint64_t> exchanged;  // a word for each thread
+inline void (*kernel)(const void*);
+inline const void* argument;
+inline int votes = 0;
+
+inline int lane() {
+  return static_cast<int>(current % kWarp);
 }
-inline void host_wait(HostBarrier& barrier, unsigned count) {
+inline unsigned char* shared_at(unsigned address) {
+  return shared_memory.data() + address;
+}
+inline void yield() {
+  swapcontext(&fibers[current].context, &scheduler);
+}
+inline void wait(Barrier& barrier, int count) {
+  const int round = barrier.round;
   if (++barrier.arrived == count) {
     barrier.arrived = 0;
-    ++barrier.generation;
+    ++barrier.round;
     return;
   }
-  for (const unsigned before = barrier.generation; barrier.generation == before;) host_yield();
+  while (barrier.round == round) yield();
 }
-inline void host_enter() {
-  host_cta->body();
-  host_cta->threads[threadIdx.x]->is_done = true;
-  host_yield();
+inline void wait_warp() {
+  wait(of_warp[current / kWarp], kWarp);
 }
-// Runs one CTA. All threads get as far as they can, one after the other, until all have returned.
-inline void host_run_cta(unsigned count, const std::function<void()>& body) {
-  constexpr size_t kStackBytes = 256 << 10;
-  HostCta cta;
-  cta.body = body;
-  cta.warps.resize(count / kHostLanes);
-  cta.slots.resize(count / kHostLanes);
-  host_cta = &cta;
-  for (unsigned i = 0; i < count; ++i) {
-    HostThread& thread = *cta.threads.emplace_back(std::make_unique<HostThread>());
-    thread.stack.resize(kStackBytes);
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.data();
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = nullptr;
-    makecontext(&thread.context, host_enter, 0);
+// Gives `own` to the warp; `take` is called with a function of the lane whose value is wanted.
+template <typename T, typename Take>
+auto exchange(T own, const Take& take) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  std::memcpy(&exchanged[current], &own, sizeof(T));
+  wait_warp();
+  const auto taken = take([](int from) {
+    T value;
+    std::memcpy(&value, &exchanged[current / kWarp * kWarp + static_cast<unsigned>(from)], sizeof(T));
+    return value;
+  });
+  wait_warp();
+  return taken;
+}
+
+inline void enter() {
+  kernel(argument);
+  fibers[current].is_done = true;
+  swapcontext(&fibers[current].context, &scheduler);
+}
+inline void run_cta(unsigned threads) {
+  of_cta = {};
+  of_warp.assign(threads / kWarp, {});
+  exchanged.assign(threads, 0);
+  for (unsigned i = 0; i < threads; ++i) {
+    Fiber& fiber = fibers[i];
+    fiber.is_done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
   }
-  for (unsigned running = count; running > 0;) {
-    running = 0;
-    for (unsigned i = 0; i < count; ++i) {
-      if (cta.threads[i]->is_done) continue;
-      threadIdx.x = i;
-      swapcontext(&cta.scheduler, &cta.threads[i]->context);
-      running += !cta.threads[i]->is_done;
+  for (bool any = true; any;) {
+    any = false;
+    for (unsigned i = 0; i < threads; ++i) {
+      if (fibers[i].is_done) continue;
+      any = true;
+      current = threadIdx.x = i;
+      swapcontext(&scheduler, &fibers[i].context);
     }
   }
 }
+// All CTAs of a grid, one after the other, in an order of that seed.
+inline void run_grid(void (*function)(const void*), const void* p, unsigned threads, unsigned shared_bytes, unsigned x, unsigned y,
+                     unsigned seed) {
+  kernel = function;
+  argument = p;
+  fibers = std::vector<Fiber>(threads);
+  std::vector<unsigned> order(static_cast<size_t>(x) * y);
+  std::iota(order.begin(), order.end(), 0u);
+  std::mt19937 random(seed);
+  std::shuffle(order.begin(), order.end(), random);
+  for (const unsigned number : order) {
+    blockIdx.x = number % x;
+    blockIdx.y = number / x;
+    shared_memory.assign(shared_bytes, 0xFF);  // NaNs, that nothing of another CTA is read
+    run_cta(threads);
+  }
+}
+
+}  // namespace host
 
 inline void __syncthreads() {
-  host_wait(host_cta->all, static_cast<unsigned>(host_cta->threads.size()));
+  host::wait(host::of_cta, static_cast<int>(host::fibers.size()));
 }
 inline void __syncwarp() {
-  host_wait(host_cta->warps[threadIdx.x / kHostLanes], kHostLanes);
+  host::wait_warp();
 }
-// What each lane of the warp shows.
-template <typename T>
-std::array<T, kHostLanes> host_exchange(const T& own) {
-  auto& slots = host_cta->slots[threadIdx.x / kHostLanes];
-  static_assert(sizeof(T) <= sizeof(slots[0]));
-  std::memcpy(&slots[threadIdx.x % kHostLanes], &own, sizeof(T));
-  __syncwarp();
-  std::array<T, kHostLanes> all;
-  for (unsigned lane = 0; lane < kHostLanes; ++lane) std::memcpy(&all[lane], &slots[lane], sizeof(T));
-  __syncwarp();
-  return all;
+inline int __syncthreads_or(int vote) {
+  host::votes |= vote;
+  __syncthreads();
+  const int any = host::votes;
+  __syncthreads();
+  host::votes = 0;
+  return any;
 }
-template <typename T>
-T __shfl_xor_sync(unsigned, T x, int mask) {
-  return host_exchange(x)[threadIdx.x % kHostLanes ^ static_cast<unsigned>(mask)];
+inline void __threadfence() {}
+inline int __any_sync(unsigned, bool vote) {
+  return host::exchange(vote, [](const auto& of) {
+    int any = 0;
+    for (int i = 0; i < host::kWarp; ++i) any |= of(i);
+    return any;
+  });
 }
 inline int __ffs(unsigned x) {
-  return std::countr_zero(x) + 1;
+  return x == 0 ? 0 : std::countr_zero(x) + 1;
 }
 inline int __clz(unsigned x) {
   return std::countl_zero(x);
 }
-inline bool __any_sync(unsigned, bool x) {
-  for (const bool other : host_exchange(x)) x = x || other;
-  return x;
+template <typename T>
+T shuffled(T x, int mask) {
+  return host::exchange(x, [&](const auto& of) { return of(host::lane() ^ mask); });
+}
+inline unsigned atomicInc(unsigned* at, unsigned last) {
+  const unsigned before = *at;
+  *at = before >= last ? 0 : before + 1;
+  return before;
 }
 
-inline unsigned long __cvta_generic_to_shared(const void* pointer) {
-  return static_cast<unsigned long>(static_cast<const unsigned char*>(pointer) - shared);
+template <typename T>
+T load_from_shared(unsigned from) {
+  T value;
+  std::memcpy(&value, host::shared_at(from), sizeof(T));
+  return value;
+}
+template <typename T>
+void store_to_shared(unsigned to, T value) {
+  std::memcpy(host::shared_at(to), &value, sizeof(T));
 }
 inline int load_shared(unsigned from) {
-  int value;
-  std::memcpy(&value, shared + from, sizeof(value));
-  return value;
-}
-inline void store_shared(unsigned to, int value) {
-  std::memcpy(shared + to, &value, sizeof(value));
+  return load_from_shared<int>(from);
 }
 inline int4 load_shared_x4(unsigned from) {
-  int4 value;
-  std::memcpy(&value, shared + from, sizeof(value));
-  return value;
+  return load_from_shared<int4>(from);
+}
+inline float4 load_shared_f32x4(unsigned from) {
+  return load_from_shared<float4>(from);
+}
+inline void store_shared(unsigned to, int value) {
+  store_to_shared(to, value);
 }
 inline void store_shared_x4(unsigned to, int4 value) {
-  std::memcpy(shared + to, &value, sizeof(value));
+  store_to_shared(to, value);
 }
+inline void store_shared_f32x4(unsigned to, float4 value) {
+  store_to_shared(to, value);
+}
+inline float4 load_cached_x4(const float4* from) {
+  return *from;
+}
+
 inline void copy_async_x4(unsigned to, const void* from, int bytes) {
-  std::memset(shared + to, 0, 16);
-  std::memcpy(shared + to, from, static_cast<size_t>(bytes));
+  unsigned char piece[16] = {};
+  std::memcpy(piece, from, static_cast<size_t>(bytes));
+  std::memcpy(host::shared_at(to), piece, sizeof(piece));
 }
 inline void copy_async_commit() {}
 template <int kPending>
 void copy_async_wait() {}
 
-inline unsigned host_element(unsigned row, unsigned column) {
-  unsigned short x;
-  std::memcpy(&x, shared + row + 2 * column, sizeof(x));
-  return x;
-}
 inline void load_matrix_x4(unsigned from, unsigned (&to)[4]) {
-  const auto rows = host_exchange(from);
-  const unsigned lane = threadIdx.x % kHostLanes, column = lane % 4 * 2;
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = rows[8 * i + lane / 4];
-    to[i] = host_element(row, column) | host_element(row, column + 1) << 16;
-  }
+  host::exchange(from, [&](const auto& of) {
+    for (int i = 0; i < 4; ++i)
+      to[i] = load_from_shared<unsigned>(of(8 * i + host::lane() / 4) + 4 * static_cast<unsigned>(host::lane() % 4));
+    return 0;
+  });
 }
 inline void load_matrix_transposed_x4(unsigned from, unsigned (&to)[4]) {
-  const auto rows = host_exchange(from);
-  const unsigned lane = threadIdx.x % kHostLanes, row = lane % 4 * 2;
-  for (unsigned i = 0; i < 4; ++i) to[i] = host_element(rows[8 * i + row], lane / 4) | host_element(rows[8 * i + row + 1], lane / 4) << 16;
+  host::exchange(from, [&](const auto& of) {
+    const int row = host::lane() % 4 * 2;
+    const unsigned column = 2 * static_cast<unsigned>(host::lane() / 4);
+    for (int i = 0; i < 4; ++i) {
+      const auto low = load_from_shared<unsigned short>(of(8 * i + row) + column);
+      const auto high = load_from_shared<unsigned short>(of(8 * i + row + 1) + column);
+      to[i] = low | static_cast<unsigned>(high) << 16;
+    }
+    return 0;
+  });
 }
 
-inline float host_number(F16, unsigned bits) {
-  const auto half = static_cast<unsigned short>(bits);
-  return load_f16(&half);
+inline float half_of(F16, unsigned bits) {
+  const auto element = static_cast<unsigned short>(bits);
+  return load_f16(&element);
 }
-inline float host_number(BF16, unsigned bits) {
+inline float half_of(BF16, unsigned bits) {
   return std::bit_cast<float>(bits << 16);
 }
+// Lane 4 r + k / 2 has elements k and k + 1 of row r of A, and of column r of B.
 template <typename Element>
-void mma_16x8x16(Element, float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  struct Operands {
-    unsigned a[4], b[2];
+void mma_16x8x16(Element element, float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  struct Pair {
+    unsigned first, second;
   };
-  const auto all = host_exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}});
-  const unsigned lane = threadIdx.x % kHostLanes;
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
-    for (unsigned k = 0; k < 16; ++k) {
-      const unsigned of = k % 8 / 2, half = k % 2 * 16;
-      const unsigned x = all[4 * row + of].a[i / 2 + k / 8 * 2] >> half, y = all[4 * column + of].b[k / 8] >> half;
-      c[i] += host_number(Element{}, x & 0xFFFF) * host_number(Element{}, y & 0xFFFF);
+  const int row = host::lane() / 4, column = host::lane() % 4 * 2;
+  for (int half = 0; half < 2; ++half) {
+    unsigned rows[2][4], columns[2][4];
+    host::exchange(Pair{a[2 * half], a[2 * half + 1]}, [&](const auto& of) {
+      for (int i = 0; i < 4; ++i) {
+        rows[0][i] = of(4 * row + i).first;
+        rows[1][i] = of(4 * row + i).second;
+      }
+      return 0;
+    });
+    host::exchange(half == 0 ? b0 : b1, [&](const auto& of) {
+      for (int i = 0; i < 4; ++i) {
+        columns[0][i] = of(4 * column + i);
+        columns[1][i] = of(4 * column + 4 + i);
+      }
+      return 0;
+    });
+    for (int e = 0; e < 4; ++e) {
+      for (int k = 0; k < 8; ++k) {
+        const int shift = 16 * (k % 2);
+        c[e] += half_of(element, rows[e / 2][k / 2] >> shift & 0xFFFF) * half_of(element, columns[e % 2][k / 2] >> shift & 0xFFFF);
+      }
     }
   }
 }

@@ -31,19 +31,20 @@ std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, H
   source.erase(first, last - first);
   const bool is_alone = threads == HostThreads::kAlone;
   if (is_alone) source = std::regex_replace(source, std::regex("kWarp = 32"), "kWarp = 1");
-  source = (is_alone ? "" : "#define HOST_WARPS\n") + std::string("#include \"cuda_on_host.h\"\n") +
-           (is_alone ? "" : "#include \"cuda_warps_on_host.h\"\n") + source;
+  source = std::regex_replace(source, std::regex("extern __shared__ [^;]*;"), "unsigned char* const shared = nullptr;");
+  source = fmt::format("#include \"{}\"\n", is_alone ? "cuda_on_host.h" : "cuda_warps_on_host.h") + source;
   std::set<std::string> names;
   for (const runtime::GpuLaunch& launch : plan.launches) {
     if (!names.insert(launch.kernel).second) continue;
-    const std::string call = fmt::format("{}(*static_cast<const Params*>(p))", launch.kernel);
+    const std::string call = launch.kernel + "(*static_cast<const Params*>(p))";
     source += fmt::format(
-        "\nextern \"C\" void run_{}(const void* p, unsigned grid, unsigned threads) {{\n"
-        "  gridDim.x = grid;\n"
-        "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {{\n    {};\n  }}\n}}\n",
+        "\nextern \"C\" void run_{}(const void* p, unsigned x, unsigned y, unsigned threads, unsigned shared_bytes, unsigned seed) {{\n"
+        "  gridDim = {{x, y}};\n  blockDim = {{threads, 1}};\n  {};\n}}\n",
         launch.kernel,
-        is_alone ? fmt::format("for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {}", call)
-                 : fmt::format("host_run_cta(threads, [p] {{ {}; }})", call));
+        is_alone ? fmt::format("for (blockIdx.x = 0; blockIdx.x < x; ++blockIdx.x)\n"
+                               "    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {}",
+                               call)
+                 : fmt::format("host::run_grid([](const void* p) {{ {}; }}, p, threads, shared_bytes, x, y, seed)", call));
   }
   return source;
 }
@@ -78,8 +79,9 @@ void HostKernels::run(const std::string& source, const runtime::GpuPlan& plan, s
       }
       std::memcpy(argument.data() + patch.offset, &address, sizeof(address));
     }
-    const auto function = reinterpret_cast<void (*)(const void*, unsigned, unsigned)>(dlsym(library, ("run_" + launch.kernel).c_str()));
-    function(argument.data(), launch.grid[0], launch.block[0]);
+    const auto function = reinterpret_cast<void (*)(const void*, unsigned, unsigned, unsigned, unsigned, unsigned)>(
+        dlsym(library, ("run_" + launch.kernel).c_str()));
+    function(argument.data(), launch.grid[0], launch.grid[1], launch.block[0], launch.shared_bytes, std::random_device{}());
   }
   dlclose(library);
 }

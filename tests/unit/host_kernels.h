@@ -11,7 +11,7 @@ namespace attune::codegen {
 
 enum class HostThreads : uint8_t {
   kAlone,  // a warp has one lane, threads run one after the other: for plain loops
-  kWarps,  // as on a GPU, but slowly: for the skeleton of sm_80
+  kWarps,  // as on a GPU, but slowly, CTAs in any order: for the skeletons of sm_80
 };
 
 class HostKernels {
