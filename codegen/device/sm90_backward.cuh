@@ -353,39 +353,14 @@ struct Consumer {
           s[i] = keeps ? weight : 0.0f;
         });
   }
-  // The sigmoid where it is small nearly everywhere: u - u^2 with u = exp(x), of relative error u^2; u / (1 + u) where the sum of all u^2,
-  // which bounds the greatest, is not small. No maximum, since the pipe that compares is short of time.
-  static constexpr float kGreatestSquares = 1.0f / 150, kGreatestU = 1e37f;
-  template <bool kGuarded>
-  DEVICE void small_sigmoids(float (&s)[kS], const RowValues& lse) {
-    float squares[2] = {0.0f, 0.0f};
-    for_each<kGuarded, false, false>(
-        lse, [&](int i, int place, float, float, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
-          const float x = Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, columns[place], keeps);
-          s[i] = exp2_approx(keeps ? x : -kInfinity);
-          squares[place] = fmaf(s[i], s[i], squares[place]);
-        });
-    if (__any_sync(~0u, !(squares[0] + squares[1] < kGreatestSquares))) {
-#pragma unroll
-      for (int i = 0; i < kS; ++i) {
-        const float u = s[i] > kGreatestU ? kGreatestU : s[i];
-        s[i] = u * reciprocal_approx(1.0f + u);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kS; ++i) s[i] = fmaf(-s[i], s[i], s[i]);
-    }
-  }
   template <bool kGuarded>
   DEVICE void weights_of(float (&s)[kS], const RowValues& lse) {
     if constexpr (!kSigmoid) {
       weights_by<kGuarded, Form::kWeight>(s, lse);
-    } else if constexpr (!Config::kFast) {
-      weights_by<kGuarded, Form::kExact>(s, lse);
-    } else if (is_fast) {
+    } else if (Config::kFast && is_fast) {
       weights_by<kGuarded, Form::kTanh>(s, lse);
     } else {
-      small_sigmoids<kGuarded>(s, lse);
+      weights_by<kGuarded, Form::kExact>(s, lse);
     }
   }
   DEVICE bool is_guarded() const { return flags & Step::kGuarded; }
