@@ -88,8 +88,7 @@ std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig
   };
   return from_shared("wgmma_scores_first", config.block_m, type, true) + from_shared("wgmma_scores", config.block_m, type, false) +
          from_registers("wgmma_dv", columns(options.v_dim), type) + from_registers("wgmma_dk", columns(options.head_dim), type) +
-         from_shared("wgmma_dq_first", kChunk, type, true, true) + from_shared("wgmma_dq", kChunk, type, false, true) +
-         stay_above(config.block_m);
+         from_shared("wgmma_dq_first", kChunk, type, true, true) + from_shared("wgmma_dq", kChunk, type, false, true);
 }
 
 }  // namespace attune::codegen

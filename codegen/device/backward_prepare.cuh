@@ -50,16 +50,17 @@ DEVICE void prepare_rows(const Arguments& p) {
   const auto u = Variant::uniform(p, b, h);
   const i64 first = u.first_q + block * Config::kBlockM;
   const int rows = u.q_len - block * Config::kBlockM;  // that there are, from the block's first one on
-  float delta[kRows] = {};
-  // All loads before the first store.
-  if constexpr (Variant::kUsesDelta) {
-    const Raw* out = p.out + b * p.out_stride[0] + h * p.out_stride[2];
-    const Raw* dout = p.dout + b * p.dout_stride[0] + h * p.dout_stride[2];
+  const float* lses = p.lse + b * p.lse_stride[0] + h * p.lse_stride[1];
+  float lse[kRows], delta[kRows] = {};
+  // All loads before the first store, and none behind a branch: rows behind the end read the last one.
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int row = i * kRowsAtOnce + own;
-      if (row < rows)
-        delta[i] = row_product<Config, kVectors>(out + (first + row) * p.out_stride[1], dout + (first + row) * p.dout_stride[1], lane);
+  for (int i = 0; i < kRows && rows > 0; ++i) {
+    const int row = min(i * kRowsAtOnce + own, rows - 1);
+    lse[i] = lses[(first + row) * p.lse_stride[2]];
+    if constexpr (Variant::kUsesDelta) {
+      const Raw* out = p.out + b * p.out_stride[0] + (first + row) * p.out_stride[1] + h * p.out_stride[2];
+      const Raw* dout = p.dout + b * p.dout_stride[0] + (first + row) * p.dout_stride[1] + h * p.dout_stride[2];
+      delta[i] = row_product<Config, kVectors>(out, dout, lane);
     }
   }
 #pragma unroll
@@ -68,11 +69,9 @@ DEVICE void prepare_rows(const Arguments& p) {
     for (int step = kLanes / 2; step > 0; step /= 2) delta[i] += __shfl_xor_sync(~0u, delta[i], step);
     const int row = i * kRowsAtOnce + own;
     if (lane != 0 || row >= Config::kBlockM) continue;
-    float lse = -kInfinity;
-    if (row < rows) lse = p.lse[b * p.lse_stride[0] + h * p.lse_stride[1] + (first + row) * p.lse_stride[2]];
     const i64 at = static_cast<i64>(blockIdx.x) * Config::kBlockM + row;
-    p.lse2[at] = lse == -kInfinity ? kInfinity : lse * kLog2E;
-    p.delta[at] = delta[i];
+    p.lse2[at] = row >= rows || lse[i] == -kInfinity ? kInfinity : lse[i] * kLog2E;
+    p.delta[at] = row >= rows ? 0.0f : delta[i];
   }
 }
 
