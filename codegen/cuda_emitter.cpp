@@ -287,7 +287,7 @@ GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConf
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_backward.cuh"});
   } else {
     skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
-    skeleton.text = device_source("sm80_backward.cuh");
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm80_backward.cuh"});
   }
   return skeleton;
 }

@@ -84,9 +84,11 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
   const int dim = std::max(options.head_dim, options.v_dim);
   GpuConfig config;
   if (options.arch != "sm_90a" || !fits_sm90_backward(problem, options)) {
+    // The table in sm80_backward.cuh.
     config.skeleton = GpuSkeleton::kSm80;
     config.warpgroups = 4;
     config.block_n = 64;
+    config.block_m = dim <= 96 ? 64 : dim <= 128 ? 32 : 16;
     return config;
   }
   config.warpgroups = 2;

@@ -90,7 +90,7 @@ DEVICE void prepare_all_rows(const Arguments& p) {
 
 template <typename Config, typename Variant>
 DEVICE void attention_backward_prepare(const Params& p) {
-  if constexpr (Variant::kGradients || Variant::kRowGradients)
-    Variant::clear_gradients(p, static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x, static_cast<i64>(gridDim.x) * blockDim.x);
+  // Of all there are: what nothing contributes to is zero, too.
+  Variant::clear_gradients(p, static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x, static_cast<i64>(gridDim.x) * blockDim.x);
   if constexpr (Variant::kWeight == Weight::kSoftmax) prepare_all_rows<Config, Variant>(p);
 }

@@ -9,8 +9,16 @@
 // registers together, the kernel of keys makes dV first, then dK.
 //
 // The grid of keys: p.tiles CTAs; of queries: one for every 16 * kWarps queries of each head. Both have kWarps warps and
-// Layout<Config>::kBytes of shared memory. `vector_loads`: rows of q, k, v, out and dout are 16-byte aligned; `vector_stores`: of dq, dk,
-// dv.
+// Layout<Config>::kBytes of shared memory. Where to begin; registers on sm_80 of the two kernels, for a causal softmax:
+//
+//   head_dim, v_dim   warps  block_m  stages   shared bytes   keys, queries
+//   <= 64             4      64       2        48 Ki + 64     228, 206
+//   <= 96             4      64       2        72 Ki + 64     248, 202
+//   <= 128            4      32       2        64 Ki + 64     231, 164
+//   192, 128          4      16       2        60 Ki + 64     243, 189      32 spills 28 bytes
+//   <= 256            4      16       2        96 Ki + 64     251, 235      32 spills 20 bytes
+//
+// `vector_loads`: rows of q, k, v and dout are 16-byte aligned; `vector_stores`: of dq, dk and dv.
 
 // Shared memory, in bytes.
 template <typename Config>
@@ -513,67 +521,4 @@ DEVICE void attention_backward_queries_sm80(const Params& p) {
   const auto u = Variant::uniform(p, tile.head / p.heads, tile.head % p.heads);
   if (first_q >= u.q_len) return;
   Backward<Config, Variant, false, true, false>(p, first_q, u, shared_address(shared)).run(1);
-}
-
-DEVICE float number(F16, const Raw& element) {
-  return load_f16(&element);
-}
-DEVICE float number(BF16, const Raw& element) {
-  return load_bf16(&element);
-}
-// Eight elements of a row of kWidth, 0 behind its end.
-template <typename Element, int kWidth>
-DEVICE void load_piece(bool is_aligned, const Raw* row, int piece, float (&x)[8]) {
-  alignas(16) Raw raw[8];
-  if (is_aligned && 8 * piece + 8 <= kWidth) {
-    *reinterpret_cast<int4*>(raw) = *reinterpret_cast<const int4*>(row + 8 * piece);
-  } else {
-#pragma unroll
-    for (int e = 0; e < 8; ++e) raw[e] = 8 * piece + e < kWidth ? row[8 * piece + e] : 0;
-  }
-#pragma unroll
-  for (int e = 0; e < 8; ++e) x[e] = number(Element{}, raw[e]);
-}
-
-// Zeros in the gradients of parameters; lse2 and delta of kBlockM rows. By CTAs of 128 threads, a few lanes a row.
-template <typename Config, typename Variant>
-DEVICE void attention_backward_prepare(const Params& p) {
-  using Element = typename Config::Element;
-  constexpr int kThreads = 128, kPieces = (Config::kVDim + 7) / 8;
-  constexpr int kLanes = kPieces > 16 ? 32 : kPieces > 8 ? 16 : kPieces > 4 ? 8 : 4;
-  Variant::clear_gradients(p, static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x, static_cast<i64>(gridDim.x) * kThreads);
-  if constexpr (Variant::kWeight == Weight::kSoftmax) {
-    const int block = blockIdx.x, head = block / max(p.blocks_m, 1);
-    if (head >= p.batch * p.heads) return;
-    const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
-    const int first_q = block % p.blocks_m * Config::kBlockM, piece = threadIdx.x % kLanes;
-#pragma unroll 1
-    for (int r = threadIdx.x / kLanes; r < Config::kBlockM; r += kThreads / kLanes) {
-      const int q_idx = first_q + r;
-      const bool is_there = q_idx < u.q_len;
-      float delta = 0.0f;
-      if (Variant::kUsesDelta && is_there && piece < kPieces) {
-        const i64 at = u.first_q + q_idx;
-        float out[8], dout[8];
-        load_piece<Element, Config::kVDim>(p.vector_loads, p.out + u.b * p.out_stride[0] + at * p.out_stride[1] + u.h * p.out_stride[2],
-                                           piece, out);
-        load_piece<Element, Config::kVDim>(p.vector_loads, p.dout + u.b * p.dout_stride[0] + at * p.dout_stride[1] + u.h * p.dout_stride[2],
-                                           piece, dout);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) delta += out[e] * dout[e];
-      }
-#pragma unroll
-      for (int step = kLanes / 2; step > 0; step /= 2) delta += __shfl_xor_sync(~0u, delta, step);
-      if (piece == 0) {
-        float lse2 = kInfinity;
-        if (is_there) {
-          const float lse = p.lse[u.b * p.lse_stride[0] + u.h * p.lse_stride[1] + (u.first_q + q_idx) * p.lse_stride[2]];
-          if (lse != -kInfinity) lse2 = lse * kLog2E;
-        }
-        const i64 to = static_cast<i64>(block) * Config::kBlockM + r;
-        p.lse2[to] = lse2;
-        p.delta[to] = delta;
-      }
-    }
-  }
 }

@@ -96,8 +96,7 @@ struct Head {
   template <bool kAdds, typename Function>
   DEVICE void look_at(TileClass kind, int q_idx, int k_idx, typename Variant::Gradients& gradients,
                       typename Variant::KeyGradients& key_gradients, const Function& f) {
-    const bool keeps =
-        keep(q_idx, k_idx, Variant::template row<true>(q_idx, p, u), Variant::template column<true>(k_idx, p, u));
+    const bool keeps = keep(q_idx, k_idx, Variant::template row<true>(q_idx, p, u), Variant::template column<true>(k_idx, p, u));
     is_wrong |= kind == TileClass::kSkip ? keeps : kind == TileClass::kFull && !keeps;
     if (!keeps) return;
     if (kind == TileClass::kFull) {

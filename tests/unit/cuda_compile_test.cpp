@@ -38,10 +38,10 @@ std::vector<fs::path> programs() {
   return paths;
 }
 
-void compile(const GpuKernel& kernel, const std::string& arch, const std::string& what) {
+runtime::CompiledGpu compile(const GpuKernel& kernel, const std::string& arch, const std::string& what) {
   SCOPED_TRACE(what);
   runtime::CompiledGpu compiled;
-  ASSERT_NO_THROW(
+  EXPECT_NO_THROW(
       try { compiled = runtime::compile_gpu({kernel.source, arch}); } catch (const std::exception& error) {
         ADD_FAILURE() << error.what();
         throw;
@@ -51,6 +51,7 @@ void compile(const GpuKernel& kernel, const std::string& arch, const std::string
   };
   for (const std::string& name : {kernel.name, kernel.extents_name, kernel.prepare_name, kernel.queries_name, kernel.finish_name})
     EXPECT_TRUE(name.empty() || has(name)) << name;
+  return compiled;
 }
 
 TEST_F(CudaCompile, EveryProgramAroundPlainLoops) {
@@ -75,6 +76,31 @@ TEST_F(CudaCompile, OwnSkeleton) {
     compile(emit_gpu_forward(lowered, canonical(text), options, GpuConfig{}), options.arch, path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, quick_config()), options.arch, path.string());
+  }
+}
+
+// By its default tiles: nothing is spilled, and it fits into the shared memory of every GPU.
+TEST_F(CudaCompile, BackwardSkeletonOfSm80) {
+  struct Case {
+    const char* program;
+    int head_dim, v_dim;
+    dsl::ElementType dtype;
+  };
+  constexpr uint32_t kSharedBytes = 99 << 10;
+  for (const Case& c : {Case{"causal", 64, 64, dsl::ElementType::kF16},
+                        {"causal", 96, 96, dsl::ElementType::kBF16},
+                        {"capped", 128, 128, dsl::ElementType::kBF16},
+                        {"causal", 192, 128, dsl::ElementType::kF16},
+                        {"flash_sigmoid", 256, 256, dsl::ElementType::kBF16}}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / fmt::format("tests/golden/{}.attn", c.program));
+    GpuKernelOptions options = gpu_options(c.head_dim, c.dtype);
+    options.v_dim = c.v_dim;
+    options.arch = "sm_80";
+    const Lowered lowered = lowered_for(text, options);
+    const GpuKernel kernel = emit_gpu_backward(lowered, canonical(text), options, default_backward_config(lowered, options, {}));
+    const std::string what = fmt::format("{}, {}, {}", c.program, c.head_dim, c.v_dim);
+    EXPECT_EQ(compile(kernel, options.arch, what).warnings, std::vector<std::string>{}) << what;
+    EXPECT_LE(kernel.shared_bytes, kSharedBytes) << what;
   }
 }
 

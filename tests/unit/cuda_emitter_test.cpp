@@ -27,6 +27,11 @@ std::string emitted(const std::string& text, bool packed = false) {
   return emit_gpu_variant(lowered_for(text, options), options, GpuConfig{});
 }
 
+std::string emitted_backward(const std::string& text) {
+  const GpuKernelOptions options = gpu_options(64);
+  return emit_gpu_backward_variant(lowered_for(text, options), options, GpuConfig{});
+}
+
 // However long lines were broken.
 std::string one_line(const std::string& text) {
   return std::regex_replace(text, std::regex("\\n +"), " ");
@@ -196,6 +201,81 @@ TEST(CudaEmitter, LongChainsDoNotNeedTheStack) {
   std::string statements = "  let x0 = qk\n";
   for (int i = 1; i <= 1500; ++i) statements += fmt::format("  let x{} = tanh(x{})\n", i, i - 1);
   EXPECT_THAT(emitted(attention("", statements + "  score = x1500\n  weights = softmax(score)")), HasSubstr("tanh_accurate("));
+}
+
+TEST(CudaBackward, GradientsAreSummedWhereTheirAddressStaysTheSame) {
+  const std::string source = emitted_backward(
+      attention("s: grad f32, slope: grad f32[heads], per_key: grad f32[k_len], per_row: grad f32[q_len], pairs: grad f32[q_len, k_len],"
+                " table: grad f32[9]",
+                "  score = qk + s + slope[h] + per_key[k_idx] + per_row[q_idx] + pairs[q_idx, k_idx]"
+                " + table[clamp(q_idx - k_idx, -4, 4) + 4]\n  weights = softmax(score)"));
+  EXPECT_THAT(source, HasSubstr("kFromWeight = true, kGradients = true, kRowGradients = false;"));
+  EXPECT_THAT(part(source, "struct Gradients {"),
+              AllOf(HasSubstr("float s_value = 0.0f;"), HasSubstr("float slope_h = 0.0f;"), HasSubstr("RunningSum table_value;"),
+                    Not(HasSubstr("per_")), Not(HasSubstr("pairs"))));
+  EXPECT_THAT(part(source, "struct KeyGradients {"), HasSubstr("float per_key_k_idx = 0.0f;"));
+  const std::string gradients = part(source, "void gradients(");
+  EXPECT_THAT(gradients, AllOf(HasSubstr("gradients.slope_h += "), HasSubstr("key_gradients.per_key_k_idx += "),
+                               HasSubstr("if (p.g_per_row) add_global(p.g_per_row + "), HasSubstr("if (p.g_pairs) add_global(p.g_pairs + "),
+                               HasSubstr("if (p.g_table) gradients.table_value.add(p.g_table + ")));
+  EXPECT_THAT(gradients, Not(HasSubstr("qk")));
+  EXPECT_THAT(part(source, "void flush(Gradients&"),
+              AllOf(HasSubstr("if (p.g_s) add_of_warp(p.g_s, gradients.s_value);"),
+                    HasSubstr("add_of_warp(p.g_slope + u.h * p.g_slope_stride[0], gradients.slope_h);"),
+                    HasSubstr("gradients.table_value.flush();")));
+  EXPECT_THAT(part(source, "void flush(KeyGradients&"), HasSubstr("if (counts && p.g_per_key) add_global(p.g_per_key + "));
+  EXPECT_THAT(part(source, "void clear_gradients("), AllOf(HasSubstr("if (p.g_s && thread == 0) *p.g_s = 0.0f;"),
+                                                           HasSubstr("clear_strided(p.g_pairs, p.g_pairs_stride, p.g_pairs_size")));
+}
+
+TEST(CudaBackward, Lse2AndDeltaAreArguments) {
+  const std::string source = emitted_backward(attention("r: f32[q_len]", "  score = qk * 0.5 + r[q_idx]\n  weights = softmax(score)"));
+  EXPECT_THAT(part(source, "struct Row {"), AllOf(HasSubstr("float r2"), Not(HasSubstr("lse2"))));
+  EXPECT_THAT(part(source, "Row row("), Not(HasSubstr("lse2")));
+  EXPECT_THAT(part(source, "float weight("), HasSubstr("lse2"));
+}
+
+TEST(CudaBackward, DerivativesFollowFromTheWeightWhereTheyDoNotNeedQk) {
+  const auto weights = [](const char* expression) {
+    return emitted_backward(attention("", fmt::format("  score = qk * 0.5\n  weights = {}", expression)));
+  };
+  EXPECT_THAT(part(weights("sigmoid(score)"), "float dqk("), HasSubstr("return dp * (weight * (1.0f - weight));"));
+  EXPECT_THAT(part(weights("softmax(score)"), "float dqk("), HasSubstr("return weight * (dp - delta);"));
+  EXPECT_THAT(weights("relu(score) ** 2"), AllOf(HasSubstr("kFromWeight = false"), Not(HasSubstr("float dqk("))));
+  EXPECT_THAT(weights("softmax(score)"), HasSubstr("kUsesDelta = true"));
+  EXPECT_THAT(weights("sigmoid(score)"), HasSubstr("kUsesDelta = false"));
+  // What is qk times something needs qk for the something's gradient.
+  EXPECT_THAT(emitted_backward(attention("s: grad f32", "  score = qk * s\n  weights = softmax(score)")), HasSubstr("kFromWeight = false"));
+}
+
+TEST(CudaBackward, AFactorOfAllPairsAndHeadsIsLeftOut) {
+  const auto scale = [](const std::string& params, const char* score) {
+    return part(emitted_backward(attention(params, fmt::format("  score = {}\n  weights = softmax(score)", score))), "float dqk_scale(");
+  };
+  EXPECT_THAT(scale("", "qk * 0.5"), HasSubstr("return 0.5f;"));
+  EXPECT_THAT(scale("t: f32", "qk * t"), HasSubstr("return p.p_t;"));
+  EXPECT_THAT(scale("t: f32[heads]", "qk * t[h]"), HasSubstr("return 1.0f;"));
+  EXPECT_THAT(scale("", "qk / k_len"), HasSubstr("if (u.q_len == 0 || u.k_len == 0) return 0.0f;"));
+}
+
+TEST(CudaBackward, KernelsOfEachSkeleton) {
+  const std::string softmax = attention("", kSoftmax), pointwise = attention("", "  score = qk\n  weights = relu(score)");
+  const auto emitted = [](const std::string& text, const GpuConfig& config) {
+    const GpuKernelOptions options = gpu_options(64);
+    return emit_gpu_backward(lowered_for(text, options), "", options, config, {});
+  };
+  const GpuKernel sm90 = emitted(softmax, GpuConfig{}), sm80 = emitted(softmax, sm80_config());
+  EXPECT_EQ(sm90.prepare_name + " " + sm90.name + " " + sm90.queries_name + " " + sm90.finish_name,
+            "test_backward_prepare test_backward  test_backward_finish");
+  EXPECT_EQ(sm80.prepare_name + " " + sm80.name + " " + sm80.queries_name + " " + sm80.finish_name,
+            "test_backward_prepare test_backward_keys test_backward_queries ");
+  EXPECT_EQ(emitted(pointwise, GpuConfig{}).prepare_name, "");
+  EXPECT_EQ(
+      emitted(attention("m: i32[k_len]", "  score = qk\n  mask = m[k_idx] == 0\n  weights = softmax(score)"), GpuConfig{}).extents_name,
+      "test_backward_extents");
+  EXPECT_TRUE(has_field(sm90, "dq_sum"));
+  EXPECT_FALSE(has_field(sm80, "dq_sum"));
+  EXPECT_EQ(field(sm90, "dv_map").offset % 64, 0u);
 }
 
 TEST(WholeNumbers, RangesOfIntegersAndOfWholeBounds) {

@@ -17,7 +17,11 @@
 struct Index {
   unsigned x = 0;
 };
-inline Index threadIdx, blockIdx, gridDim;
+inline Index threadIdx, blockIdx, blockDim, gridDim;
+
+struct float2 {
+  float x, y;
+};
 
 using std::max;
 using std::min;
@@ -85,6 +89,10 @@ struct F16 {
     const auto a = static_cast<_Float16>(low), b = static_cast<_Float16>(high);
     return std::bit_cast<unsigned short>(a) | static_cast<unsigned>(std::bit_cast<unsigned short>(b)) << 16;
   }
+  static float2 unpack(unsigned x) {
+    const unsigned short low = static_cast<unsigned short>(x), high = static_cast<unsigned short>(x >> 16);
+    return {load_f16(&low), load_f16(&high)};
+  }
 };
 struct BF16 {
   static unsigned bits(float x) {
@@ -92,4 +100,5 @@ struct BF16 {
     return x != x ? 0x7FC0 : (word + 0x7FFF + (word >> 16 & 1)) >> 16;
   }
   static unsigned pack(float low, float high) { return bits(low) | bits(high) << 16; }
+  static float2 unpack(unsigned x) { return {std::bit_cast<float>(x << 16), std::bit_cast<float>(x & 0xFFFF0000u)}; }
 };

@@ -15,9 +15,6 @@
 struct int4 {
   int x, y, z, w;
 };
-struct float2 {
-  float x, y;
-};
 
 inline constexpr unsigned kHostLanes = 32;
 alignas(128) inline unsigned char shared[256 << 10];
@@ -59,6 +56,7 @@ inline void host_enter() {
 // Runs one CTA. All threads get as far as they can, one after the other, until all have returned.
 inline void host_run_cta(unsigned count, const std::function<void()>& body) {
   constexpr size_t kStackBytes = 256 << 10;
+  std::memset(shared, 0xFF, sizeof(shared));  // NaNs
   HostCta cta;
   cta.body = body;
   cta.warps.resize(count / kHostLanes);

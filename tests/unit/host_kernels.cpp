@@ -39,7 +39,7 @@ std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, H
     const std::string call = fmt::format("{}(*static_cast<const Params*>(p))", launch.kernel);
     source += fmt::format(
         "\nextern \"C\" void run_{}(const void* p, unsigned grid, unsigned threads) {{\n"
-        "  gridDim.x = grid;\n"
+        "  gridDim.x = grid;\n  blockDim.x = threads;\n"
         "  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {{\n    {};\n  }}\n}}\n",
         launch.kernel,
         is_alone ? fmt::format("for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {}", call)
