@@ -244,6 +244,16 @@ CudaText CudaWriter::make(ValueId id) {
       }
       break;
     }
+    case Op::k_mul:
+      // y * (1 - y), of which derivatives of sigmoids are full, is one instruction as y - y * y.
+      for (const size_t i : {0, 1}) {
+        const ValueId y = node.operands[i];
+        const Node& other = graph()[node.operands[1 - i]];
+        if (node.type != Type::kF32 || other.op != Op::k_sub || other.operands[1] != y) continue;
+        const Node& one = graph()[other.operands[0]];
+        if (one.op == Op::k_constant && one.number == 1) return {fmt::format("fmaf(-{0}, {0}, {0})", text_[y].in(CudaLevel::kAtom))};
+      }
+      break;
     default:
       break;
   }

@@ -31,7 +31,7 @@ struct Layout {
   static constexpr int kLse = kS + kPlacesS * kBytesS, kDelta = kLse + Config::kStages * kM * 4;
   // A ring of what the consumers have to know of each step. Its places outlive the stages: dQ comes a step late.
   static constexpr int kSteps = kDelta + Config::kStages * kM * 4, kPlacesT = Config::kStages + 2;
-  static constexpr int kBarriers = kSteps + kPlacesT * 16;
+  static constexpr int kTile = kSteps + kPlacesT * 16, kBarriers = kTile + 16;
   static constexpr int kFullK = kBarriers, kFullV = kFullK + 8;
   static constexpr int kFullQ = kFullV + 8, kEmptyQ = kFullQ + 8 * Config::kStages;
   static constexpr int kFullO = kEmptyQ + 8 * Config::kStages, kEmptyO = kFullO + 8 * Config::kStages;
@@ -50,7 +50,7 @@ struct KeyTile {
 };
 
 // The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache.
-DEVICE KeyTile key_tile_at(int number, const Params& p) {
+DEVICE KeyTile key_tile_of(int number, const Params& p) {
   const int of_section = p.section_heads * p.blocks_n;
   const int section = number / of_section, rest = number % of_section;
   const int first_head = section * p.section_heads;
@@ -61,10 +61,10 @@ DEVICE KeyTile key_tile_at(int number, const Params& p) {
 
 // What is said of a step, beside its tiles.
 struct Step {
-  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4 };
-  int block;   // of queries
-  int number;  // of the block, over all heads
-  int next_h;  // the head of the step behind it
+  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4, kHeadShift = 3 };  // and the head
+  int block;                                                                 // of queries
+  int number;                                                                // of the block, over all heads
+  int next_h;                                                                // the head of the step behind it
   int flags;
   static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
 };
@@ -120,7 +120,7 @@ struct Producer {
     if (pending_block >= 0) load_pending(u.h, false, u);
     pending_block = block;
     pending_h = u.h;
-    pending_flags = is_guarded ? Step::kGuarded : 0;
+    pending_flags = u.h << Step::kHeadShift | (is_guarded ? Step::kGuarded : 0);
   }
 
   // The blocks of one query head. Those that reach past either end are guarded.
@@ -175,7 +175,6 @@ struct Consumer {
   static constexpr int kDK = L::kColumnsK / 2, kDV = L::kColumnsV / 2;
   // lse2 and delta of a block are read before the wait for its S and dP, where there are registers for them.
   static constexpr bool kReadsAhead = kSoftmax && Variant::kFromWeight && !Variant::kGradients && L::kM == 64;
-  static constexpr bool kHoldsScores = !kSoftmax;
 
   struct RowValues {
     float2 pairs[kReadsAhead ? L::kM / 8 : 1];
@@ -337,7 +336,7 @@ struct Consumer {
   }
 
   // P in place of S, for programs whose derivative needs nothing else of the score.
-  enum class Form { kWeight, kTanh, kExact };
+  enum class Form { kWeight, kTanh, kExact };  // kTanh: (1 + tanh(x / 2)) / 2
   template <bool kGuarded, Form kForm>
   DEVICE void weights_by(float (&s)[kS], const RowValues& lse) {
     for_each<kGuarded, kSoftmax, false>(
@@ -354,14 +353,39 @@ struct Consumer {
           s[i] = keeps ? weight : 0.0f;
         });
   }
+  // The sigmoid where it is small nearly everywhere: u - u^2 with u = exp(x), of relative error u^2; u / (1 + u) where the sum of all u^2,
+  // which bounds the greatest, is not small. No maximum, since the pipe that compares is short of time.
+  static constexpr float kGreatestSquares = 1.0f / 150, kGreatestU = 1e37f;
+  template <bool kGuarded>
+  DEVICE void small_sigmoids(float (&s)[kS], const RowValues& lse) {
+    float squares[2] = {0.0f, 0.0f};
+    for_each<kGuarded, false, false>(
+        lse, [&](int i, int place, float, float, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
+          const float x = Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, columns[place], keeps);
+          s[i] = exp2_approx(keeps ? x : -kInfinity);
+          squares[place] = fmaf(s[i], s[i], squares[place]);
+        });
+    if (__any_sync(~0u, !(squares[0] + squares[1] < kGreatestSquares))) {
+#pragma unroll
+      for (int i = 0; i < kS; ++i) {
+        const float u = s[i] > kGreatestU ? kGreatestU : s[i];
+        s[i] = u * reciprocal_approx(1.0f + u);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kS; ++i) s[i] = fmaf(-s[i], s[i], s[i]);
+    }
+  }
   template <bool kGuarded>
   DEVICE void weights_of(float (&s)[kS], const RowValues& lse) {
     if constexpr (!kSigmoid) {
       weights_by<kGuarded, Form::kWeight>(s, lse);
+    } else if constexpr (!Config::kFast) {
+      weights_by<kGuarded, Form::kExact>(s, lse);
     } else if (is_fast) {
       weights_by<kGuarded, Form::kTanh>(s, lse);
     } else {
-      weights_by<kGuarded, Form::kExact>(s, lse);
+      small_sigmoids<kGuarded>(s, lse);
     }
   }
   DEVICE bool is_guarded() const { return flags & Step::kGuarded; }
@@ -456,13 +480,15 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < kDV; ++i) dv[i] = 0.0f;
     first_key = tile.n * L::kN + group() * 64 + warp * 16 + lane / 4;
-    mbarrier_wait(at(L::kFullQ), 0);
-    set_head(tile.b, of_step(0, Step::kNumber) / p.blocks_m % p.heads);
+    const int h = tile.h * (p.heads / p.kv_heads);
+    set_head(tile.b, h);
     mbarrier_wait(at(L::kFullK), 0);
+    mbarrier_wait(at(L::kFullQ), 0);
+    flags = of_step(0, Step::kFlags);
+    if (flags >> Step::kHeadShift != h) set_head(tile.b, flags >> Step::kHeadShift);  // the first head may have no blocks
     issue_s(s);
     mbarrier_wait(at(L::kFullV), 0);
     issue_dp(dp);
-    flags = of_step(0, Step::kFlags);
     read_ahead(lse, lse_address());
     wait_products<1>(s);
     weights(s, lse);
@@ -518,7 +544,6 @@ struct Consumer {
       read_ahead(lse, lse_address());
       wait_products<1>(s);
       weights(s, lse);
-      if constexpr (kHoldsScores) stay_above(s, p.q_len);
       read_ahead(deltas, delta_address());
       wait_products<0>(s, dp);
     }
@@ -572,7 +597,8 @@ struct Consumer {
   }
   DEVICE void finish(const float (&dk)[kDK], const float (&dv)[kDV]) {
     find_self();
-    const KeyTile tile = key_tile_at(read_block_index(), p);
+    const int4 words = load_shared_x4(at(L::kTile));
+    const KeyTile tile = {words.x, words.y, words.z};
     const auto u = Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads));
     stage<L::kColumnsV>(dv, at(L::kV), L::kChunksV, 1.0f);
     copy_out<L::kColumnsV, Config::kVDim>(at(L::kV), &p.dv_map, p.dv, p.dv_stride, tile, u);
@@ -580,7 +606,7 @@ struct Consumer {
     mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity());  // nobody reads K any more
     stage<L::kColumnsK>(dk, at(L::kK), L::kChunksQ, Variant::dqk_scale(p, u));
     copy_out<L::kColumnsK, Config::kHeadDim>(at(L::kK), &p.dk_map, p.dk, p.dk_stride, tile, u);
-    if (!Config::kPacked && lane == 0) tma_store_wait_all();
+    if (!Config::kPacked && lane == 0) tma_store_wait_read();
   }
 };
 
@@ -590,11 +616,12 @@ DEVICE void attention_backward_sm90(const Params& p) {
   extern __shared__ unsigned char shared[];
   const Places at = {(shared_address(shared) + 1023) & ~1023u};
   const int wg = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
-  const KeyTile tile = key_tile_at(blockIdx.x, p);
+  const KeyTile tile = key_tile_of(blockIdx.x, p);
   if constexpr (Config::kPacked) {
     if (tile.n * L::kN >= Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads)).k_len) return;
   }
   if (threadIdx.x == 0) {
+    store_shared_x4(at(L::kTile), {tile.n, tile.h, tile.b, 0});
     mbarrier_init(at(L::kFullK), 1);
     mbarrier_init(at(L::kFullV), 1);
     for (int i = 0; i < Config::kStages; ++i) {

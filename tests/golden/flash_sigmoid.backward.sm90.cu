@@ -73,14 +73,14 @@ struct Variant {
   template <bool kGuarded>
   static DEVICE float dqk(float weight, float dp, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row,
       const Column& column, bool keeps) {
-    return dp * (weight * (1.0f - weight));
+    return dp * fmaf(-weight, weight, weight);
   }
   template <bool kGuarded, bool kAdds = true>
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
     const float v1 = sigmoid(qk * 0.125f + p.p_bias);
     weight = keeps ? v1 : 0.0f;
-    dqk = keeps ? dp * (v1 * (1.0f - v1)) : 0.0f;
+    dqk = keeps ? dp * fmaf(-v1, v1, v1) : 0.0f;
   }
   static DEVICE void flush(Gradients& gradients, const Params& p, const Uniform& u) {
   }
