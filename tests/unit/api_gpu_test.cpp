@@ -597,6 +597,7 @@ class TieredTest : public ApiGpuTest {
   }
   uint32_t threads_of_last_launch() const { return fake_->launches.back().block[0]; }
 
+  const test::ScopedVariable large_{"ATTUNE_LARGE_TILES", "1"};  // the kernels of large problems, however small these are
   test::TemporaryFolder folder_;
   test::ScopedVariable cache_{"ATTUNE_CACHE_DIR", folder_.path().string()};
   Shape shape_ = kShape;
