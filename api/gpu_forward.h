@@ -55,7 +55,7 @@ class GpuForward {
   };
   struct Launcher {
     Layout layout;
-    size_t workspace_bytes = 0;                  // of both tiers
+    size_t workspace_bytes = 0;  // of both tiers
     bool has_index_flag = false;
     Tier quick, tuned;                           // quick: only where the tuned one had to be compiled
     std::atomic<const Tier*> current = nullptr;  // what calls take
