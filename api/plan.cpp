@@ -64,7 +64,13 @@ struct Plan::Impl {
         k_rule(rule("k", false, shape.head_dim, Access::kRead)),
         v_rule(rule("v", false, shape.v_dim, Access::kRead)),
         out_rule(rule("out", true, shape.v_dim, Access::kWrite)),
-        lse_rule(make_lse_rule()) {
+        lse_rule(make_lse_rule(Access::kWrite)),
+        stored_out_rule(rule("out", true, shape.v_dim, Access::kRead)),
+        stored_lse_rule(make_lse_rule(Access::kRead)),
+        dout_rule(rule("dout", true, shape.v_dim, Access::kRead)),
+        dq_rule(rule("dq", true, shape.head_dim, Access::kWrite)),
+        dk_rule(rule("dk", false, shape.head_dim, Access::kWrite)),
+        dv_rule(rule("dv", false, shape.v_dim, Access::kWrite)) {
     if (options.device.kind == Device::kCuda) {
       gpu_arguments = std::make_unique<const GpuArguments>(bound, options);
       gpu = std::make_unique<const GpuForward>(*gpu_arguments, options.tiered);
@@ -116,18 +122,11 @@ struct Plan::Impl {
     check_tensor(rule, tensor);
     return rows_of(tensor, bound.problem->packed);
   }
-  RowTensor queries(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
-    return rows(rule(name, true, dim, access), tensor);
-  }
-  RowTensor keys(const char* name, const Tensor& tensor, int64_t dim, Access access = Access::kRead) const {
-    return rows(rule(name, false, dim, access), tensor);
-  }
-
   // f32 [batch, heads, q_len], packed [heads, total_q]
-  TensorRule make_lse_rule() const {
+  TensorRule make_lse_rule(Access access) const {
     TensorRule rule;
     rule.what = "tensor 'lse'";
-    rule.access = Access::kWrite;
+    rule.access = access;
     if (bound.problem->packed) {
       rule.shape = {shape.heads, bound.problem->total_q};
     } else {
@@ -214,10 +213,11 @@ struct Plan::Impl {
   BoundProgram bound;
   Shape shape;
   DType dtype;
-  TensorRule q_rule, k_rule, v_rule, out_rule, lse_rule;  // of the forward pass
-  std::unique_ptr<const GpuArguments> gpu_arguments;      // null: CPU
-  std::unique_ptr<const GpuForward> gpu;                  // null: CPU
-  std::shared_ptr<const Kernel> forward_kernel;           // CPU
+  TensorRule q_rule, k_rule, v_rule, out_rule, lse_rule;
+  TensorRule stored_out_rule, stored_lse_rule, dout_rule, dq_rule, dk_rule, dv_rule;  // of the backward pass
+  std::unique_ptr<const GpuArguments> gpu_arguments;                                  // null: CPU
+  std::unique_ptr<const GpuForward> gpu;                                              // null: CPU
+  std::shared_ptr<const Kernel> forward_kernel;                                       // CPU
   mutable std::mutex mutex;
   mutable std::unique_ptr<const GpuBackward> gpu_backward_;
   mutable std::shared_ptr<const Kernel> backward_kernels[2];
@@ -268,22 +268,19 @@ void Plan::forward(const ForwardTensors& tensors) const {
 }
 
 void Plan::backward(const BackwardTensors& tensors) const {
-  const Shape& shape = impl_->shape;
   Impl::Views views;
-  views.q = impl_->queries("q", tensors.q, shape.head_dim);
-  views.k = impl_->keys("k", tensors.k, shape.head_dim);
-  views.v = impl_->keys("v", tensors.v, shape.v_dim);
-  views.dout = impl_->queries("dout", tensors.dout, shape.v_dim);
+  views.q = impl_->rows(impl_->q_rule, tensors.q);
+  views.k = impl_->rows(impl_->k_rule, tensors.k);
+  views.v = impl_->rows(impl_->v_rule, tensors.v);
+  views.dout = impl_->rows(impl_->dout_rule, tensors.dout);
   impl_->refuse_lse(tensors.lse);
   if (impl_->bound.variant->is_softmax) {
-    views.out = impl_->queries("out", tensors.out, shape.v_dim);
-    TensorRule rule = impl_->lse_rule;
-    rule.access = Access::kRead;
-    views.lse = impl_->lse(rule, tensors.lse);
+    views.out = impl_->rows(impl_->stored_out_rule, tensors.out);
+    views.lse = impl_->lse(impl_->stored_lse_rule, tensors.lse);
   }
-  if (tensors.dq.data) views.dq = impl_->queries("dq", tensors.dq, shape.head_dim, Access::kWrite);
-  if (tensors.dk.data) views.dk = impl_->keys("dk", tensors.dk, shape.head_dim, Access::kWrite);
-  if (tensors.dv.data) views.dv = impl_->keys("dv", tensors.dv, shape.v_dim, Access::kWrite);
+  if (tensors.dq.data) views.dq = impl_->rows(impl_->dq_rule, tensors.dq);
+  if (tensors.dk.data) views.dk = impl_->rows(impl_->dk_rule, tensors.dk);
+  if (tensors.dv.data) views.dv = impl_->rows(impl_->dv_rule, tensors.dv);
   std::vector<runtime::CpuParamGradient> param_grads;
   for (const auto& [name, tensor] : tensors.param_grads) param_grads.push_back(impl_->bound.parameters->gradient(name, tensor));
   if (impl_->gpu) {

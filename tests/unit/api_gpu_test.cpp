@@ -407,12 +407,13 @@ class BackwardTest : public ApiGpuTest {
     if (!IsSkipped()) fake_->knows_arguments = false;
   }
 
-  // The kernels of a plan for contiguous tensors.
-  static codegen::GpuKernel backward_of(const Variant& variant) {
+  // The kernels of a plan for contiguous tensors, or for any.
+  static codegen::GpuKernel backward_of(const Variant& variant, bool aligned = true) {
     const Variant::Impl& impl = *VariantAccess::impl(variant);
     const codegen::Lowered& lowered = impl.typed(64, 64)->lowered();
     codegen::GpuProblem problem;
     problem.q_len = problem.k_len = 1;
+    problem.aligned = aligned;
     return codegen::emit_gpu_backward(lowered, impl.canonical, {}, codegen::default_backward_config(lowered, {}, problem));
   }
 
@@ -517,6 +518,45 @@ TEST_F(BackwardTest, GradientsMayBeLeftOut) {
   EXPECT_TRUE(std::all_of(sums, sums + 2 * 4 * 100 * 64 * 4, [](char byte) { return byte == 0; }));
 }
 
+TEST_F(BackwardTest, OtherStridesRunOnSm80InAPartOfTheWorkspace) {
+  const Variant variant = compile(kCausal);
+  const codegen::GpuKernel fast = backward_of(variant), general = backward_of(variant, false);
+  const Plan plan = variant.plan(kShape, on_gpu());
+  BackwardTensors tensors = backward_tensors(kShape, true);
+  tensors.workspace = address(0x600000);
+  plan.backward(tensors);
+  const char* sums = field<const char*>(fast, launch_of("causal_backward"), "dq_sum");
+  fake_->launches.clear();
+  tensors.dout.strides = {4 * 64 * 100, 64, 64 * 100, 1};  // [batch, heads, q_len, dim] in memory: still 16 bytes at a time
+  plan.backward(tensors);
+  EXPECT_EQ(field<int64_t>(fast, launch_of("causal_backward"), "dout_stride", 2), 6400);
+  tensors.dq.data = address(0x110002);
+  plan.backward(tensors);
+  const FakeLaunch& launch = launch_of("causal_backward_queries");
+  EXPECT_EQ(field<void*>(general, launch, "dq"), address(0x110002));
+  EXPECT_EQ(field<int>(general, launch, "vector_stores"), 0);
+  const char* lse2 = field<const char*>(general, launch, "lse2");
+  EXPECT_GE(lse2, sums + 2 * 4 * 100 * 64 * 4);  // what sm90 has left zero stays so
+  EXPECT_LE(lse2 + 2 * 4 * 100 * 4, static_cast<char*>(address(0x600000)) + plan.backward_workspace_bytes());
+}
+
+TEST_F(BackwardTest, NoQueriesOrNoKeys) {
+  const Variant variant = compile(kCausal);
+  Shape shape = kShape;
+  shape.q_len = 0;
+  BackwardTensors tensors = backward_tensors(shape, true);
+  tensors.q = tensors.out = tensors.lse = tensors.dout = tensors.dq = {};
+  variant.plan(shape, on_gpu()).backward(tensors);
+  EXPECT_EQ(launch_of("causal_backward_keys").stream, address(0x77));  // writes zeros into dk and dv
+  shape = kShape;
+  shape.k_len = 0;
+  tensors = backward_tensors(shape, true);
+  tensors.k = tensors.v = tensors.dk = tensors.dv = {};
+  fake_->launches.clear();
+  variant.plan(shape, on_gpu()).backward(tensors);
+  EXPECT_EQ(launch_of("causal_backward_queries").stream, address(0x77));
+}
+
 TEST_F(BackwardTest, GradientsOfParameters) {
   constexpr char kText[] =
       "attention tables(gain: grad f32 = 2, table: grad f32[heads, k_len], slopes: grad f32[heads]) {\n"
@@ -586,6 +626,7 @@ class TieredTest : public ApiGpuTest {
   }
   uint32_t threads_of_last_launch() const { return fake_->launches.back().block[0]; }
 
+  const test::ScopedVariable large_{"ATTUNE_LARGE_TILES", "1"};  // the kernels of large problems, however small these are
   test::TemporaryFolder folder_;
   test::ScopedVariable cache_{"ATTUNE_CACHE_DIR", folder_.path().string()};
   Shape shape_ = kShape;

@@ -239,7 +239,7 @@ TEST(CudaBackward, DerivativesFollowFromTheWeightWhereTheyDoNotNeedQk) {
   const auto weights = [](const char* expression) {
     return emitted_backward(attention("", fmt::format("  score = qk * 0.5\n  weights = {}", expression)));
   };
-  EXPECT_THAT(part(weights("sigmoid(score)"), "float dqk("), HasSubstr("return dp * (weight * (1.0f - weight));"));
+  EXPECT_THAT(part(weights("sigmoid(score)"), "float dqk("), HasSubstr("return dp * fmaf(-weight, weight, weight);"));
   EXPECT_THAT(part(weights("softmax(score)"), "float dqk("), HasSubstr("return weight * (dp - delta);"));
   EXPECT_THAT(weights("relu(score) ** 2"), AllOf(HasSubstr("kFromWeight = false"), Not(HasSubstr("float dqk("))));
   EXPECT_THAT(weights("softmax(score)"), HasSubstr("kUsesDelta = true"));
