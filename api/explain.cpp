@@ -104,12 +104,16 @@ codegen::GpuProblem contiguous_problem(const Shape& shape) {
   problem.q = strides(shape.q_len, shape.heads, shape.head_dim);
   problem.k = strides(shape.k_len, shape.kv_heads, shape.head_dim);
   problem.v = strides(shape.k_len, shape.kv_heads, shape.v_dim);
-  problem.out = strides(shape.q_len, shape.heads, shape.v_dim);
+  problem.out = problem.dout = strides(shape.q_len, shape.heads, shape.v_dim);
+  problem.dq = problem.q;
+  problem.dk = problem.k;
+  problem.dv = problem.v;
   return problem;
 }
 
-// The forward kernel of contiguous tensors.
-struct GpuForwardKernel {
+// The kernels of contiguous tensors.
+struct GpuPassKernel {
+  GpuPass pass;
   codegen::Lowered lowered;
   codegen::GpuKernelOptions options;
   codegen::GpuConfig config;
@@ -118,8 +122,9 @@ struct GpuForwardKernel {
   runtime::GpuSource source() const { return {kernel.source, options.arch}; }
 };
 
-GpuForwardKernel gpu_forward_kernel(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
-  GpuForwardKernel made;
+GpuPassKernel gpu_pass_kernel(const dsl::Program& program, const std::string& text, const ExplainOptions& options) {
+  GpuPassKernel made;
+  made.pass = options.backward ? GpuPass::kBackward : GpuPass::kForward;
   made.options.arch = options.arch;
   made.options.dtype = element_of(options.dtype);
   made.options.head_dim = static_cast<int>(options.shape.head_dim);
@@ -127,26 +132,35 @@ GpuForwardKernel gpu_forward_kernel(const dsl::Program& program, const std::stri
   made.options.accuracy = options.accuracy == Accuracy::kHigh ? codegen::Accuracy::kHigh : codegen::Accuracy::kFast;
   made.lowered = codegen::lower(type_program(program, options.compile.file_name, text, numbers_of(options.compile.constants),
                                              made.options.head_dim, made.options.v_dim));
-  made.config = codegen::default_config(made.lowered, made.options, contiguous_problem(options.shape));
-  made.kernel = codegen::emit_gpu_forward(made.lowered, dsl::print(program), made.options, made.config);
+  const codegen::GpuProblem problem = contiguous_problem(options.shape);
+  if (options.backward) {
+    made.config = codegen::default_backward_config(made.lowered, made.options, problem);
+    made.kernel = codegen::emit_gpu_backward(made.lowered, dsl::print(program), made.options, made.config);
+  } else {
+    made.config = codegen::default_config(made.lowered, made.options, problem);
+    made.kernel = codegen::emit_gpu_forward(made.lowered, dsl::print(program), made.options, made.config);
+  }
   return made;
 }
 
 // Its launches, with no parameter bound.
-runtime::GpuPlan gpu_launches(const GpuForwardKernel& forward, const Shape& shape) {
+runtime::GpuPlan gpu_launches(const GpuPassKernel& made, const Shape& shape) {
   codegen::GpuProblem problem = contiguous_problem(shape);
-  for (const codegen::Param& param : forward.lowered.ir.params) {
+  for (const codegen::Param& param : made.lowered.ir.params) {
     codegen::GpuParamBinding& binding = problem.params.emplace_back();
     binding.strides.resize(param.dims.size());
     binding.dims.resize(param.dims.size());
+    binding.grad_strides.resize(param.dims.size());
+    binding.grad_sizes.resize(param.dims.size());
   }
-  return codegen::plan_gpu_forward(forward.lowered, forward.kernel, forward.options, forward.config, problem);
+  return made.pass == GpuPass::kForward ? codegen::plan_gpu_forward(made.lowered, made.kernel, made.options, made.config, problem)
+                                        : codegen::plan_gpu_backward(made.lowered, made.kernel, made.options, made.config, problem);
 }
 
-std::string explain_ptx(const GpuForwardKernel& forward) {
+std::string explain_ptx(const GpuPassKernel& made) {
   runtime::GpuCompileOptions options;
   options.want_ptx = true;
-  return runtime::compile_gpu(forward.source(), options).ptx;
+  return runtime::compile_gpu(made.source(), options).ptx;
 }
 
 }  // namespace
@@ -167,9 +181,9 @@ std::string explain(std::string_view text, Stage stage, const ExplainOptions& op
     case Stage::kBounds:
       return codegen::print_bounds(codegen::lower(std::move(ir)));
     case Stage::kCuda:
-      return gpu_forward_kernel(program, source, options).kernel.source;
+      return gpu_pass_kernel(program, source, options).kernel.source;
     case Stage::kPtx:
-      return explain_ptx(gpu_forward_kernel(program, source, options));
+      return explain_ptx(gpu_pass_kernel(program, source, options));
     default:
       return explain_llvm(program, source, options);
   }
@@ -177,13 +191,13 @@ std::string explain(std::string_view text, Stage stage, const ExplainOptions& op
 
 GpuResourceReport gpu_resources(std::string_view text, const ExplainOptions& options) {
   const std::string source(text);
-  const GpuForwardKernel forward = gpu_forward_kernel(parse_program(options.compile.file_name, source), source, options);
-  const runtime::CompiledGpu compiled = runtime::compile_gpu(forward.source());
+  const GpuPassKernel made = gpu_pass_kernel(parse_program(options.compile.file_name, source), source, options);
+  const runtime::CompiledGpu compiled = runtime::compile_gpu(made.source());
   GpuResourceReport report;
-  report.config = gpu_kernel_text(GpuPass::kForward, forward.options, forward.config);
+  report.config = gpu_kernel_text(made.pass, made.options, made.config);
   report.compile_seconds = compiled.seconds;
   report.warnings = compiled.warnings;
-  for (const runtime::GpuLaunch& launch : gpu_launches(forward, options.shape).launches) {
+  for (const runtime::GpuLaunch& launch : gpu_launches(made, options.shape).launches) {
     KernelResources& kernel = report.kernels.emplace_back();
     kernel.kernel = launch.kernel;
     kernel.threads = static_cast<int>(launch.block[0]);

@@ -24,12 +24,13 @@ struct ExplainOptions {
   DType dtype = DType::kF32;
   std::string arch = "sm_90a";  // a GPU's: kCuda, kPtx, gpu_resources
   Accuracy accuracy = Accuracy::kFast;
+  bool backward = false;  // a GPU's backward pass instead of the forward pass: kCuda, kPtx, gpu_resources
 };
 
 // Throws ProgramError for a wrong program. kPtx needs NVRTC, and no GPU.
 std::string explain(std::string_view text, Stage stage, const ExplainOptions& options = {});
 
-// What the forward kernel of contiguous tensors takes of a multiprocessor. Counts are a thread's, shared memory a block's.
+// What a kernel of contiguous tensors takes of a multiprocessor. Counts are a thread's, shared memory a block's.
 struct KernelResources {
   std::string kernel;
   int threads = 0;  // of a block

@@ -83,6 +83,19 @@ TEST(Explain, WrongProgramsAreRefused) {
       std::string::npos);
 }
 
+TEST(Explain, KernelsOfAGpu) {
+  ExplainOptions options;
+  options.dtype = DType::kBF16;
+  EXPECT_NE(explain(kText, Stage::kCuda, options).find("attention_forward_sm90<Config, Variant>(p);"), std::string::npos);
+  options.backward = true;
+  const std::string backward = explain(kText, Stage::kCuda, options);
+  EXPECT_NE(backward.find("attention_backward_sm90<Config, Variant>(p);"), std::string::npos);
+  EXPECT_NE(backward.find(" --emit cuda --backward --arch sm_90a --dtype bf16 --shape 1,4096,4096,16,16,64,64"), std::string::npos);
+  options.shape.q_len = 16;
+  options.backward = false;
+  EXPECT_NE(explain(kText, Stage::kCuda, options).find("attention_forward_sm80<Config, Variant>(p);"), std::string::npos);
+}
+
 constexpr Shape kSquare = {.batch = 1, .heads = 1, .kv_heads = 1, .q_len = 200, .k_len = 200, .head_dim = 8, .v_dim = 8};
 
 // Classes must be sound with respect to the pairs; `partial` tiles are the price of being incomplete.

@@ -401,6 +401,7 @@ class Explain(Case):
         start = "attune explain: error: "
         self.wrong(start + "--emit: expected ast, ir, grad, rates, bounds, llvm, cuda, ptx or resources, found 'asm'", "explain", "p.attn", "--emit", "asm")
         self.wrong(start + "--dtype: expected f32, f16 or bf16, found 'f64'", "explain", "p.attn", "--dtype", "f64")
+        self.wrong(start + "--backward: only --emit cuda, ptx and resources have it, found 'ir'", "explain", "p.attn", "--backward")
         self.wrong(start + "--param: only --picture takes parameters", "explain", "p.attn", "--param", "a=1")
         self.wrong(start + "--shape: heads 3 is not a multiple of kv_heads 2", "explain", "p.attn", "--shape", "1,2,2,3,2,8,8")
         self.wrong(start + "--picture: 'p.attn' is also the input of FILE; name another file", "explain", "p.attn", "--picture", "p.attn")
