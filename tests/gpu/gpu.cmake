@@ -23,7 +23,7 @@ endforeach()
 configure_file(gpu/embedded_examples.h.in ${CMAKE_CURRENT_BINARY_DIR}/embedded/tests/gpu/embedded_examples.h @ONLY)
 
 add_library(attune_gpu_cases STATIC gpu/backward_call.cpp gpu/forward_call.cpp gpu/gpu_cases.cpp gpu/rounding_model.cpp)
-target_include_directories(attune_gpu_cases PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded)
+target_include_directories(attune_gpu_cases PUBLIC ${CMAKE_CURRENT_BINARY_DIR}/embedded)
 target_link_libraries(attune_gpu_cases PUBLIC attune_numeric attune_runtime)
 attune_gpu_test(attune_gpu_forward_tests gpu/gpu_forward_test.cpp LIBS attune_gpu_cases)
 attune_gpu_test(attune_gpu_backward_tests gpu/gpu_backward_test.cpp LIBS attune_gpu_cases)

@@ -10,9 +10,11 @@
 #include <random>
 
 #include "comparison.h"
+#include "example_files.h"
 #include "own_cache.h"
 #include "run_case.h"
 #include "tests/gpu/cuda_graph.h"
+#include "tests/gpu/embedded_examples.h"
 #include "tests/gpu/forward_call.h"
 #include "tests/gpu/gpu_cases.h"
 #include "tests/gpu/rounding_model.h"
