@@ -659,7 +659,7 @@ def small_suite(bench):
         problem = bench.problem(batch, k_len, heads, dim, kv_heads=kv_heads, q_len=None if q_len == k_len else q_len)
         contenders = torch_contenders(problem, causal, ("cuDNN", "FA2", "efficient", "math")) + plain_contenders(bench, problem, causal)
         title = f"d{dim} {mask_name(causal)} batch {batch}, heads {heads}/{kv_heads}, q_len {q_len}, k_len {k_len}"
-        return bench.measure(title, contenders, title=title, head_dim=dim, batch=batch, heads=heads, kv_heads=kv_heads, q_len=q_len, k_len=k_len, causal=causal)
+        return bench.measure(title, contenders, problem=title, head_dim=dim, batch=batch, heads=heads, kv_heads=kv_heads, q_len=q_len, k_len=k_len, causal=causal)
 
     points = bench.sweep("small", (lambda d=d, s=s: point(d, *s) for d in (64, 128) for s in decode + short))
     print("\n" + small_table(points))
@@ -806,7 +806,7 @@ def small_table(points):
     lines = [f"{'sustained':52s} {'us':>8s} {'GB/s':>8s} {'TFLOP/s':>8s} {'x best':>8s} {'error':>8s}  plan"]
     for point in points:
         best = min((row["ms"] for row in point["rows"] if "plan" not in row and row["status"] == "ok" and row["ms"]), default=None)
-        lines.append(point["title"])
+        lines.append(point["problem"])
         for row in point["rows"]:
             mark = f" {row['status']}" if row["status"] != "ok" else ""
             us, ratio = (f"{row['ms'] * 1e3:.1f}", f"{best / row['ms']:.2f}" if best else "-") if row["ms"] else ("-", "-")

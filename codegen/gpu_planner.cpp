@@ -97,7 +97,8 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
     config.stages = dim <= 96 ? 2 : 1;
     return config;
   }
-  config.warpgroups = dim <= 64 ? 3 : 2;
+  // A searched mask needs registers, and documents tend to be multiples of 128 long.
+  config.warpgroups = dim <= 64 && lowered.bounds.kind != MaskBounds::Kind::kTileMap ? 3 : 2;
   config.block_n = dim <= 128 ? 128 : dim <= 192 ? 96 : 64;
   config.buffers_q = dim <= 128 ? 2 : 1;
   config.stale = lowered.ir.weight_kind == WeightKind::kSoftmax && options.accuracy == Accuracy::kFast;
