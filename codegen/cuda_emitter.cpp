@@ -11,6 +11,7 @@
 #include "codegen/cuda_forward_variant.h"
 #include "codegen/cuda_params.h"
 #include "codegen/device_sources.h"
+#include "codegen/float_distances.h"
 #include "codegen/print_ir.h"
 #include "codegen/wgmma_text.h"
 #include "runtime/error.h"
@@ -164,13 +165,17 @@ uint32_t sm80_backward_shared_bytes(const GpuKernelOptions& options, const GpuCo
   return static_cast<uint32_t>((16 * config.warpgroups + config.stages * config.block_m) * columns * 2 + 16 * config.warpgroups);
 }
 
+Lowered for_gpu(const Lowered& lowered, const GpuKernelOptions& options) {
+  return options.far_positions ? lowered : with_float_distances(lowered);
+}
+
 // What is generated of the forward kernel.
 class GeneratedForward {
  public:
   GeneratedForward(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
       : options_(options),
         config_(config),
-        variant_(lowered, checked(options), config),
+        variant_(for_gpu(lowered, checked(options)), options, config),
         params_(forward_params(lowered.ir, {.skeleton = config.skeleton,
                                             .packed = options.packed,
                                             .has_extents = variant_.is_searched(),
@@ -212,7 +217,7 @@ class GeneratedBackward {
   GeneratedBackward(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
       : options_(options),
         config_(config),
-        variant_(lowered, checked(options), config),
+        variant_(for_gpu(lowered, checked(options)), options, config),
         params_(backward_params(lowered.ir, {.skeleton = config.skeleton,
                                              .packed = options.packed,
                                              .has_extents = variant_.is_searched(),

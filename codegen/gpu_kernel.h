@@ -44,6 +44,7 @@ struct GpuKernelOptions {
   int head_dim = 64, v_dim = 64;                     // 1..256
   bool packed = false;                               // sequences by cu_q and cu_k
   Accuracy accuracy = Accuracy::kFast;
+  bool far_positions = false;  // lengths from kFirstInexactLength on (float_distances.h)
 };
 
 // One member of the kernel's `Params` struct: what the planner writes at `offset`.

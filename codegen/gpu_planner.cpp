@@ -43,15 +43,30 @@ TileCount count_tiles(const GpuConfig& config, const GpuProblem& problem) {
   return count;
 }
 
-int rows_of_large_tile(const GpuKernelOptions& options) {
-  return std::max(options.head_dim, options.v_dim) <= 64 ? 192 : 128;
+// Whether a pair or a key reads a tensor: addresses of 64 bits and what is on its way need registers.
+bool reads_by_key(const Lowered& lowered) {
+  std::vector<ValueId> roots = {lowered.score2, lowered.ir.weight, lowered.ir.factor};
+  std::erase(roots, kNoValue);
+  const std::vector<bool> needed = reachable(lowered.ir.graph, roots);
+  for (ValueId id = 0; id < lowered.ir.graph.size(); ++id) {
+    const bool is_read = needed[id] && lowered.ir.graph[id].op == Op::k_read;
+    if (is_read && (lowered.rate(id) == Rate::kColumn || lowered.rate(id) == Rate::kElement)) return true;
+  }
+  return false;
+}
+
+// sm90: warpgroups of 64 rows. Three have the registers of short programs at small head dims; documents, whose mask is searched, tend to
+// be multiples of 128 long.
+int warpgroups_of_large_tile(const Lowered& lowered, const GpuKernelOptions& options) {
+  const bool is_short = lowered.bounds.kind != MaskBounds::Kind::kTileMap && !reads_by_key(lowered);
+  return std::max(options.head_dim, options.v_dim) <= 64 && is_short ? 3 : 2;
 }
 
 // A problem for which large tiles are wrong: either they are mostly empty, or too few for the multiprocessors. By sizes alone: layouts
 // share one workspace.
-bool is_small(const GpuKernelOptions& options, const GpuProblem& problem) {
+bool is_small(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
   if (problem.large_tiles) return false;
-  const int64_t tiles = int64_t{ceil_div(problem.q_len, rows_of_large_tile(options))} * problem.batch * problem.heads;
+  const int64_t tiles = int64_t{ceil_div(problem.q_len, 64 * warpgroups_of_large_tile(lowered, options))} * problem.batch * problem.heads;
   return problem.q_len <= kShortRows || 2 * tiles < problem.multiprocessors;
 }
 
@@ -86,7 +101,7 @@ bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options) {
 
 GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
   const int dim = std::max(options.head_dim, options.v_dim);
-  if (is_small(options, problem)) return small_config(lowered, options, problem);
+  if (is_small(lowered, options, problem)) return small_config(lowered, options, problem);
   GpuConfig config;
   if (options.arch != "sm_90a" || !fits_sm90(problem, options)) {
     // The table in sm80_forward.cuh.
@@ -97,8 +112,7 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
     config.stages = dim <= 96 ? 2 : 1;
     return config;
   }
-  // A searched mask needs registers, and documents tend to be multiples of 128 long.
-  config.warpgroups = dim <= 64 && lowered.bounds.kind != MaskBounds::Kind::kTileMap ? 3 : 2;
+  config.warpgroups = warpgroups_of_large_tile(lowered, options);
   config.block_n = dim <= 128 ? 128 : dim <= 192 ? 96 : 64;
   config.buffers_q = dim <= 128 ? 2 : 1;
   config.stale = lowered.ir.weight_kind == WeightKind::kSoftmax && options.accuracy == Accuracy::kFast;

@@ -75,11 +75,15 @@ void BackwardCall::enqueue_backward(void* stream, WantedGradients wanted) const 
   plan().backward(tensors);
 }
 
-void BackwardCall::run_backward(void* stream, WantedGradients wanted) const {
+void BackwardCall::poison(void* stream) const {
   for (const Result& result : results_) {
     std::copy(result.poison.begin(), result.poison.end(), result.tensor->host().memory().begin());
     result.tensor->upload(stream);
   }
+}
+
+void BackwardCall::run_backward(void* stream, WantedGradients wanted) const {
+  poison(stream);
   enqueue_backward(stream, wanted);
 }
 

@@ -19,6 +19,8 @@ class BackwardCall : public ForwardCall {
   // As ForwardCall. The workspace of backward calls is the test's own.
   BackwardCall(const Variant& variant, const Case& c, const codegen::Ir& ir, const ProblemData& data, const PlanOptions& options);
 
+  // Fills the results, and what lies beside them, with what no call writes.
+  void poison(void* stream) const;
   // Behind a forward pass: poisons the results, then enqueues the call.
   void run_backward(void* stream, WantedGradients wanted = {}) const;
   void enqueue_backward(void* stream, WantedGradients wanted = {}) const;

@@ -62,27 +62,38 @@ std::vector<ReferenceResult> others_of(const codegen::Ir& ir, const ProblemData&
   return others;
 }
 
+double greatest(const std::vector<double>& values) {
+  double result = 0;
+  for (double x : values) result = std::isfinite(x) ? std::max(result, std::abs(x)) : result;
+  return result;
+}
+
 struct Quantity {
   std::string name;
   const std::vector<double>&got, &want, &model;
   std::vector<int64_t> dims;
   double magnitude = 0;  // gradients of parameters: the greatest sum of the terms' magnitudes
+  double noise = 0;      // dq, dk: what is left of terms that cancel, where there is nothing else
   std::function<const std::vector<double>&(const ReferenceResult&)> of;
 };
 
 std::vector<Quantity> quantities(const codegen::Ir& ir, const ProblemData& data, const CallResult& got, const ReferenceResult& want,
                                  const RoundedGradients& model) {
   const codegen::Sizes& sizes = data.sizes;
-  std::vector<Quantity> all = {{"dq", got.dq, want.dq, model.dq, {data.q_rows(), sizes.heads, sizes.head_dim}, 0, &ReferenceResult::dq},
-                               {"dk", got.dk, want.dk, model.dk, {data.k_rows(), sizes.kv_heads, sizes.head_dim}, 0, &ReferenceResult::dk},
-                               {"dv", got.dv, want.dv, model.dv, {data.k_rows(), sizes.kv_heads, sizes.v_dim}, 0, &ReferenceResult::dv}};
+  // dP of a pair in f32, times a row of K or Q.
+  const double noise = 1e-6 * std::sqrt(sizes.v_dim) * greatest(data.dout) * greatest(data.v), of_dq = noise * greatest(data.k),
+               of_dk = noise * greatest(data.q);
+  std::vector<Quantity> all = {
+      {"dq", got.dq, want.dq, model.dq, {data.q_rows(), sizes.heads, sizes.head_dim}, 0, of_dq, &ReferenceResult::dq},
+      {"dk", got.dk, want.dk, model.dk, {data.k_rows(), sizes.kv_heads, sizes.head_dim}, 0, of_dk, &ReferenceResult::dk},
+      {"dv", got.dv, want.dv, model.dv, {data.k_rows(), sizes.kv_heads, sizes.v_dim}, 0, 0, &ReferenceResult::dv}};
   for (size_t i = 0; i < ir.params.size(); ++i) {
     if (!ir.params[i].is_grad) continue;
     double magnitude = 0;
     for (double x : want.param_grad_magnitudes[i]) magnitude = std::isfinite(x) ? std::max(magnitude, x) : magnitude;
     std::vector<int64_t> dims;
     if (data.tensor_params[i]) dims = data.tensor_params[i]->dims;
-    all.push_back({"d" + ir.params[i].name, got.param_grads[i], want.param_grads[i], model.param_grads[i], dims, magnitude,
+    all.push_back({"d" + ir.params[i].name, got.param_grads[i], want.param_grads[i], model.param_grads[i], dims, magnitude, 0,
                    [i](const ReferenceResult& r) -> const std::vector<double>& { return r.param_grads[i]; }});
   }
   return all;
@@ -113,7 +124,7 @@ Outcome compare(const Quantity& quantity, const Case& c, Accuracy accuracy,
   const double slack = found.count == 1 ? 20 : 4;
   if (found.want_norm > 0) tolerance.relative += slack * expected.norm / found.want_norm;
   if (found.greatest > 0) tolerance.worst += slack * expected.worst / found.greatest;
-  if (found.want_norm == 0) tolerance.absolute += slack * expected.worst;
+  if (found.want_norm == 0) tolerance.absolute += slack * expected.worst + quantity.noise;
   if (!found.within(tolerance)) {
     outcome.failure = describe(quantity.name, found, tolerance, quantity.got, quantity.want, quantity.dims) +
                       fmt::format(", worst bar {:.2e}, rounding alone {:.2e}", tolerance.worst * found.greatest, model.relative());
@@ -317,6 +328,7 @@ TEST_F(GpuBackward, CanBeCapturedAndReplayed) {
   const CallResult want = fixed.call.backward_result(stream.get());
   Fixed again(2);  // a plan whose backward pass has never run
   again.call.run(stream.get());
+  again.call.poison(stream.get());
   stream.synchronize();
   const test::CudaGraph graph(0, stream.get(), [&] { again.call.enqueue_backward(stream.get()); });
   for (int i = 0; i < 3; ++i) {
@@ -363,7 +375,7 @@ TEST_F(GpuBackward, AgreesWithFiniteDifferences) {
   };
   std::mt19937_64 random(7);
   const auto check_one = [&](const char* name, const std::vector<double>& gradient,
-                             const std::function<std::vector<double>&(ProblemData&)>& of) {
+                             const std::function<std::vector<double>&(ProblemData&)>& of, double bar = 1e-2) {
     // Along the gradient itself the change is greatest; a random part finds what points elsewhere.
     std::vector<double> direction = gradient;
     double scale = 0;
@@ -380,12 +392,13 @@ TEST_F(GpuBackward, AgreesWithFiniteDifferences) {
       along += gradient[i] * direction[i];
     }
     const double difference = (loss(up) - loss(down)) / (2 * kStep);
-    EXPECT_NEAR(along / difference, 1, 1e-2) << name;
+    EXPECT_NEAR(along / difference, 1, bar) << name;
   };
   check_one("dq", got.dq, [](ProblemData& data) -> std::vector<double>& { return data.q; });
   check_one("dk", got.dk, [](ProblemData& data) -> std::vector<double>& { return data.k; });
   check_one("dv", got.dv, [](ProblemData& data) -> std::vector<double>& { return data.v; });
-  check_one("dslopes", got.param_grads[0], [](ProblemData& data) -> std::vector<double>& { return data.tensor_params[0]->values; });
+  // Its terms cancel, and delta comes from an output of 16 bits.
+  check_one("dslopes", got.param_grads[0], [](ProblemData& data) -> std::vector<double>& { return data.tensor_params[0]->values; }, 5e-2);
 }
 
 // Host time of a call on a plan that has run before.
