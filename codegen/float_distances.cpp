@@ -43,8 +43,8 @@ class Splitter {
 }  // namespace
 
 Lowered with_float_distances(Lowered lowered) {
-  std::vector<ValueId*> roots = {&lowered.ir.score,  &lowered.ir.weight,       &lowered.ir.sink,     &lowered.ir.factor,
-                                 &lowered.score2, &lowered.backward.weight, &lowered.backward.dqk};
+  std::vector<ValueId*> roots = {&lowered.ir.score, &lowered.ir.weight,       &lowered.ir.sink,     &lowered.ir.factor,
+                                 &lowered.score2,   &lowered.backward.weight, &lowered.backward.dqk};
   for (ParamGradient& gradient : lowered.backward.params) {
     for (ValueId* root : {&gradient.read, &gradient.per_element, &gradient.per_row}) roots.push_back(root);
   }

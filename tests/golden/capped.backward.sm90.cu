@@ -53,15 +53,23 @@ struct Variant {
     u.v1 = u.scale * p.p_cap;
     return u;
   }
-  struct Row {};
+  struct Row {
+    float v3;
+  };
   template <bool kGuarded>
   static DEVICE Row row(int q_idx, const Params& p, const Uniform& u) {
-    return {};
+    Row row;
+    row.v3 = to_f32(q_idx + (u.k_len - u.q_len));
+    return row;
   }
-  struct Column {};
+  struct Column {
+    float v2;
+  };
   template <bool kGuarded>
   static DEVICE Column column(int k_idx, const Params& p, const Uniform& u) {
-    return {};
+    Column column;
+    column.v2 = to_f32(k_idx);
+    return column;
   }
   struct Gradients {
     float slopes_h = 0.0f;
@@ -72,20 +80,20 @@ struct Variant {
   template <bool kGuarded>
   static DEVICE float weight(float qk, float lse2, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row,
       const Column& column, bool keeps) {
-    const float v2 = tanh_accurate(qk * u.scale) * u.cap2 - to_f32(q_idx + (u.k_len - u.q_len) - k_idx) * u.slopes2;
-    return exp2_approx(v2 - lse2);
+    const float v4 = tanh_accurate(qk * u.scale) * u.cap2 - (row.v3 - column.v2) * u.slopes2;
+    return exp2_approx(v4 - lse2);
   }
   template <bool kGuarded, bool kAdds = true>
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
-    const float v3 = tanh_accurate(qk * u.scale);
-    const float v4 = to_f32(q_idx + (u.k_len - u.q_len) - k_idx);
-    const float v5 = exp2_approx(v3 * u.cap2 - v4 * u.slopes2 - lse2);
-    const float v6 = v5 * (dp - delta);
-    weight = keeps ? v5 : 0.0f;
-    dqk = keeps ? v6 * (1.0f - v3 * v3) : 0.0f;
+    const float v5 = tanh_accurate(qk * u.scale);
+    const float v6 = row.v3 - column.v2;
+    const float v7 = exp2_approx(v5 * u.cap2 - v6 * u.slopes2 - lse2);
+    const float v8 = v7 * (dp - delta);
+    weight = keeps ? v7 : 0.0f;
+    dqk = keeps ? v8 * (1.0f - v5 * v5) : 0.0f;
     if (!kAdds || !keeps) return;
-    gradients.slopes_h += -(v6 * v4);
+    gradients.slopes_h += -(v8 * v6);
   }
   static DEVICE void row_gradients(int q_idx, float lse2, float delta, const Params& p, const Uniform& u, const Row& row,
       Gradients& gradients) {
@@ -108,27 +116,27 @@ struct Variant {
     return u.v1;
   }
   static DEVICE bool keep(int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column) {
-    const int v7 = q_idx + (u.k_len - u.q_len) - k_idx;
-    return v7 >= 0 && v7 < 4096;
+    const int v9 = q_idx + (u.k_len - u.q_len) - k_idx;
+    return v9 >= 0 && v9 < 4096;
   }
 
   static DEVICE KeyRange kept_queries(int first_k, int last_k, const Params& p, const Uniform& u) {
-    const int v10 = min(max(first_k - (u.k_len - u.q_len), 0), u.q_len);
-    const int v11 = int(min(i64(u.q_len), i64(last_k) + i64(u.q_len - u.k_len + 4095) + i64(1)));
-    return {v10, max(v11, v10)};
+    const int v12 = min(max(first_k - (u.k_len - u.q_len), 0), u.q_len);
+    const int v13 = int(min(i64(u.q_len), i64(last_k) + i64(u.q_len - u.k_len + 4095) + i64(1)));
+    return {v12, max(v13, v12)};
   }
   static DEVICE KeyRange full_queries(int first_k, int last_k, const Params& p, const Uniform& u) {
-    const int v8 = min(max(last_k - (u.k_len - u.q_len), 0), u.q_len);
-    const int v9 = int(min(i64(u.q_len), i64(first_k) + i64(u.q_len - u.k_len + 4095) + i64(1)));
-    return {v8, max(v9, v8)};
+    const int v10 = min(max(last_k - (u.k_len - u.q_len), 0), u.q_len);
+    const int v11 = int(min(i64(u.q_len), i64(first_k) + i64(u.q_len - u.k_len + 4095) + i64(1)));
+    return {v10, max(v11, v10)};
   }
   static DEVICE KeyRange kept_keys(int first_q, int last_q, const Params& p, const Uniform& u) {
-    const int v13 = min(max(0, first_q - (u.q_len - u.k_len + 4095)), u.k_len);
-    return {v13, max(min(last_q + (u.k_len - u.q_len) + 1, u.k_len), v13)};
+    const int v15 = min(max(0, first_q - (u.q_len - u.k_len + 4095)), u.k_len);
+    return {v15, max(min(last_q + (u.k_len - u.q_len) + 1, u.k_len), v15)};
   }
   static DEVICE KeyRange full_keys(int first_q, int last_q, const Params& p, const Uniform& u) {
-    const int v12 = min(max(0, last_q - (u.q_len - u.k_len + 4095)), u.k_len);
-    return {v12, max(min(first_q + (u.k_len - u.q_len) + 1, u.k_len), v12)};
+    const int v14 = min(max(0, last_q - (u.q_len - u.k_len + 4095)), u.k_len);
+    return {v14, max(min(first_q + (u.k_len - u.q_len) + 1, u.k_len), v14)};
   }
 };
 

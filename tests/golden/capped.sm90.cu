@@ -49,37 +49,43 @@ struct Variant {
     return u;
   }
   struct Row {
+    float v2;
     float sink2;
   };
   template <bool kGuarded>
   static DEVICE Row row(int q_idx, const Params& p, const Uniform& u) {
     Row row;
+    row.v2 = to_f32(q_idx + (u.k_len - u.q_len));
     row.sink2 = u.sinks2;
     return row;
   }
-  struct Column {};
+  struct Column {
+    float v1;
+  };
   template <bool kGuarded>
   static DEVICE Column column(int k_idx, const Params& p, const Uniform& u) {
-    return {};
+    Column column;
+    column.v1 = to_f32(k_idx);
+    return column;
   }
 
   template <bool kGuarded>
   static DEVICE float score2(float qk, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column,
       bool keeps) {
-    return tanh_accurate(qk * u.scale) * u.cap2 - to_f32(q_idx + (u.k_len - u.q_len) - k_idx) * u.slopes2;
+    return tanh_accurate(qk * u.scale) * u.cap2 - (row.v2 - column.v1) * u.slopes2;
   }
   static DEVICE bool keep(int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column) {
-    const int v1 = q_idx + (u.k_len - u.q_len) - k_idx;
-    return v1 >= 0 && v1 < 4096;
+    const int v3 = q_idx + (u.k_len - u.q_len) - k_idx;
+    return v3 >= 0 && v3 < 4096;
   }
 
   static DEVICE KeyRange kept_keys(int first_q, int last_q, const Params& p, const Uniform& u) {
-    const int v3 = min(max(0, first_q - (u.q_len - u.k_len + 4095)), u.k_len);
-    return {v3, max(min(last_q + (u.k_len - u.q_len) + 1, u.k_len), v3)};
+    const int v5 = min(max(0, first_q - (u.q_len - u.k_len + 4095)), u.k_len);
+    return {v5, max(min(last_q + (u.k_len - u.q_len) + 1, u.k_len), v5)};
   }
   static DEVICE KeyRange full_keys(int first_q, int last_q, const Params& p, const Uniform& u) {
-    const int v2 = min(max(0, last_q - (u.q_len - u.k_len + 4095)), u.k_len);
-    return {v2, max(min(first_q + (u.k_len - u.q_len) + 1, u.k_len), v2)};
+    const int v4 = min(max(0, last_q - (u.q_len - u.k_len + 4095)), u.k_len);
+    return {v4, max(min(first_q + (u.k_len - u.q_len) + 1, u.k_len), v4)};
   }
 };
 

@@ -39,15 +39,23 @@ struct Variant {
     Uniform u = {b, h, h / (p.heads / p.kv_heads), p.q_len, p.k_len, 0, 0};
     return u;
   }
-  struct Row {};
+  struct Row {
+    float v2;
+  };
   template <bool kGuarded>
   static DEVICE Row row(int q_idx, const Params& p, const Uniform& u) {
-    return {};
+    Row row;
+    row.v2 = to_f32(q_idx + (u.k_len - u.q_len));
+    return row;
   }
-  struct Column {};
+  struct Column {
+    float v1;
+  };
   template <bool kGuarded>
   static DEVICE Column column(int k_idx, const Params& p, const Uniform& u) {
-    return {};
+    Column column;
+    column.v1 = to_f32(k_idx);
+    return column;
   }
   struct Gradients {
     RunningSum table_h;
@@ -58,11 +66,11 @@ struct Variant {
   static DEVICE float weight(float qk, float lse2, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row,
       const Column& column, bool keeps) {
     bool outside = false;
-    const int v1 = k_idx - (q_idx + (u.k_len - u.q_len));
-    const int v2 = absolute(v1);
-    const int v3 = wrapping_add(to_i32(log_fast(nan_max(to_f32(v2), 1.0f) * 0.125f) * 2.88539f), 8);
-    const float table_h = load_f32(p.t_table + clamped(wrapping_add(v1 > 0 ? 16 : 0, v2 < 8 ? v2 : min(v3, 15)), p.t_table_dim[0],
-        outside) * p.t_table_stride[0] + u.h * p.t_table_stride[1]);
+    const int v3 = k_idx - (q_idx + (u.k_len - u.q_len));
+    const int v4 = absolute(v3);
+    const float v5 = log_fast(nan_max(absolute(column.v1 - row.v2), 1.0f) * 0.125f) * 2.88539f;
+    const int v6 = wrapping_add(v3 > 0 ? 16 : 0, v4 < 8 ? v4 : min(wrapping_add(to_i32(v5), 8), 15));
+    const float table_h = load_f32(p.t_table + clamped(v6, p.t_table_dim[0], outside) * p.t_table_stride[0] + u.h * p.t_table_stride[1]);
     const float weight = exp2_approx((qk + table_h) * 1.442695f - lse2);
     raise(outside && keeps && q_idx < u.q_len, p.index_flag);
     return weight;
@@ -76,30 +84,30 @@ struct Variant {
   static DEVICE void pair(float qk, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, float& weight, float& dqk, Gradients& gradients, KeyGradients& key_gradients) {
     bool outside = false;
-    const int v1 = k_idx - (q_idx + (u.k_len - u.q_len));
-    const int v2 = absolute(v1);
-    const int v3 = wrapping_add(to_i32(log_fast(nan_max(to_f32(v2), 1.0f) * 0.125f) * 2.88539f), 8);
-    const int v4 = wrapping_add(v1 > 0 ? 16 : 0, v2 < 8 ? v2 : min(v3, 15));
-    const float table_h = load_f32(p.t_table + clamped(v4, p.t_table_dim[0], outside) * p.t_table_stride[0] + u.h * p.t_table_stride[1]);
-    const float v5 = exp2_approx((qk + table_h) * 1.442695f - lse2);
-    const float v6 = v5 * (dp - delta);
-    weight = keeps ? v5 : 0.0f;
-    dqk = keeps ? v6 : 0.0f;
+    const int v3 = k_idx - (q_idx + (u.k_len - u.q_len));
+    const int v4 = absolute(v3);
+    const float v5 = log_fast(nan_max(absolute(column.v1 - row.v2), 1.0f) * 0.125f) * 2.88539f;
+    const int v6 = wrapping_add(v3 > 0 ? 16 : 0, v4 < 8 ? v4 : min(wrapping_add(to_i32(v5), 8), 15));
+    const float table_h = load_f32(p.t_table + clamped(v6, p.t_table_dim[0], outside) * p.t_table_stride[0] + u.h * p.t_table_stride[1]);
+    const float v7 = exp2_approx((qk + table_h) * 1.442695f - lse2);
+    const float v8 = v7 * (dp - delta);
+    weight = keeps ? v7 : 0.0f;
+    dqk = keeps ? v8 : 0.0f;
     raise(outside && keeps && q_idx < u.q_len, p.index_flag);
     if (!kAdds || !keeps) return;
-    if (p.g_table) gradients.table_h.add(p.g_table + clamped(v4, p.t_table_dim[0],
-        outside) * p.g_table_stride[0] + u.h * p.g_table_stride[1], v6);
+    if (p.g_table) gradients.table_h.add(p.g_table + clamped(v6, p.t_table_dim[0],
+        outside) * p.g_table_stride[0] + u.h * p.g_table_stride[1], v8);
   }
   template <bool kGuarded>
   static DEVICE void gradients(float weight, float dp, float lse2, float delta, int q_idx, int k_idx, const Params& p, const Uniform& u,
       const Row& row, const Column& column, bool keeps, Gradients& gradients, KeyGradients& key_gradients) {
     if (!keeps) return;
     bool outside = false;
-    const int v1 = k_idx - (q_idx + (u.k_len - u.q_len));
-    const int v2 = absolute(v1);
-    const int v3 = wrapping_add(to_i32(log_fast(nan_max(to_f32(v2), 1.0f) * 0.125f) * 2.88539f), 8);
-    if (p.g_table) gradients.table_h.add(p.g_table + clamped(wrapping_add(v1 > 0 ? 16 : 0, v2 < 8 ? v2 : min(v3, 15)), p.t_table_dim[0],
-        outside) * p.g_table_stride[0] + u.h * p.g_table_stride[1], weight * (dp - delta));
+    const int v3 = k_idx - (q_idx + (u.k_len - u.q_len));
+    const int v4 = absolute(v3);
+    const float v5 = log_fast(nan_max(absolute(column.v1 - row.v2), 1.0f) * 0.125f) * 2.88539f;
+    if (p.g_table) gradients.table_h.add(p.g_table + clamped(wrapping_add(v3 > 0 ? 16 : 0, v4 < 8 ? v4 : min(wrapping_add(to_i32(v5), 8),
+        15)), p.t_table_dim[0], outside) * p.g_table_stride[0] + u.h * p.g_table_stride[1], weight * (dp - delta));
   }
   static DEVICE void flush(Gradients& gradients, const Params& p, const Uniform& u) {
     gradients.table_h.flush();

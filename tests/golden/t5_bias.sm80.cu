@@ -40,26 +40,34 @@ struct Variant {
     Uniform u = {b, h, h / (p.heads / p.kv_heads), p.q_len, p.k_len, 0, 0};
     return u;
   }
-  struct Row {};
+  struct Row {
+    float v2;
+  };
   template <bool kGuarded>
   static DEVICE Row row(int q_idx, const Params& p, const Uniform& u) {
-    return {};
+    Row row;
+    row.v2 = to_f32(q_idx + (u.k_len - u.q_len));
+    return row;
   }
-  struct Column {};
+  struct Column {
+    float v1;
+  };
   template <bool kGuarded>
   static DEVICE Column column(int k_idx, const Params& p, const Uniform& u) {
-    return {};
+    Column column;
+    column.v1 = to_f32(k_idx);
+    return column;
   }
 
   template <bool kGuarded>
   static DEVICE float score2(float qk, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column,
       bool keeps) {
     bool outside = false;
-    const int v1 = k_idx - (q_idx + (u.k_len - u.q_len));
-    const int v2 = absolute(v1);
-    const int v3 = wrapping_add(to_i32(log_fast(nan_max(to_f32(v2), 1.0f) * 0.125f) * 2.88539f), 8);
-    const float table_h = load_f32(p.t_table + clamped(wrapping_add(v1 > 0 ? 16 : 0, v2 < 8 ? v2 : min(v3, 15)), p.t_table_dim[0],
-        outside) * p.t_table_stride[0] + u.h * p.t_table_stride[1]);
+    const int v3 = k_idx - (q_idx + (u.k_len - u.q_len));
+    const int v4 = absolute(v3);
+    const float v5 = log_fast(nan_max(absolute(column.v1 - row.v2), 1.0f) * 0.125f) * 2.88539f;
+    const int v6 = wrapping_add(v3 > 0 ? 16 : 0, v4 < 8 ? v4 : min(wrapping_add(to_i32(v5), 8), 15));
+    const float table_h = load_f32(p.t_table + clamped(v6, p.t_table_dim[0], outside) * p.t_table_stride[0] + u.h * p.t_table_stride[1]);
     const float score2 = (qk + table_h) * 1.442695f;
     raise(outside && keeps && q_idx < u.q_len, p.index_flag);
     return score2;
