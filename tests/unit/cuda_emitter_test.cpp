@@ -6,6 +6,7 @@
 #include <functional>
 #include <regex>
 
+#include "codegen/gpu_planner.h"
 #include "codegen/whole_numbers.h"
 #include "runtime/error.h"
 #include "tests/unit/cuda_util.h"
@@ -276,6 +277,37 @@ TEST(CudaBackward, KernelsOfEachSkeleton) {
   EXPECT_TRUE(has_field(sm90, "dq_sum"));
   EXPECT_FALSE(has_field(sm80, "dq_sum"));
   EXPECT_EQ(field(sm90, "dv_map").offset % 64, 0u);
+}
+
+// What is emitted is looked at by the golden files, NVRTC, and where it runs: here only that emitting goes well, under sanitizers too.
+TEST(CudaEmitter, EveryProgramOnEverySkeleton) {
+  for (const std::filesystem::path& path : programs()) {
+    const std::string text = read_file(path);
+    for (const bool packed : {false, true}) {
+      GpuKernelOptions options = gpu_options(64);
+      options.packed = packed;
+      const Lowered lowered = lowered_for(text, options);
+      GpuProblem problem;
+      problem.q_len = problem.k_len = 4096;
+      problem.heads = problem.kv_heads = 64;
+      for (const char* arch : {"sm_80", "sm_90a"}) {
+        options.arch = arch;
+        EXPECT_NE(emit_gpu_forward(lowered, canonical(text), options, default_config(lowered, options, problem)).source, "") << path;
+        EXPECT_NE(emit_gpu_backward(lowered, canonical(text), options, default_backward_config(lowered, options, problem)).source, "")
+            << path;
+      }
+    }
+  }
+}
+
+// A distance is converted by row and by column, unless positions are too far out for f32.
+TEST(CudaEmitter, Distances) {
+  const std::string text = "attention test() {\n  score = qk - 0.5 * (q_pos - k_pos)\n  weights = softmax(score)\n}\n";
+  GpuKernelOptions options = gpu_options(64);
+  const auto source = [&] { return emit_gpu_forward(lowered_for(text, options), canonical(text), options, GpuConfig{}).source; };
+  EXPECT_NE(source().find("= to_f32(k_idx);"), std::string::npos);
+  options.far_positions = true;
+  EXPECT_EQ(source().find("= to_f32(k_idx);"), std::string::npos);
 }
 
 TEST(WholeNumbers, RangesOfIntegersAndOfWholeBounds) {

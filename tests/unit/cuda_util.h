@@ -1,8 +1,10 @@
 // Programs as CUDA, for the tests of the emitter.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "codegen/cuda_emitter.h"
 #include "dsl/printer.h"
@@ -31,6 +33,18 @@ inline GpuConfig sm80_config() {
   config.warpgroups = 4;
   config.block_n = 64;
   return config;
+}
+
+// All programs of examples/ and of the golden files.
+inline std::vector<std::filesystem::path> programs() {
+  std::vector<std::filesystem::path> paths;
+  for (const char* folder : {"examples", "tests/golden"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(ATTUNE_SOURCE_DIR) / folder)) {
+      if (entry.path().extension() == ".attn") paths.push_back(entry.path());
+    }
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
 }
 
 // The program in its canonical form.
