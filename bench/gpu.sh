@@ -4,7 +4,7 @@
 #
 #   bench/gpu.sh [tests] [sanitizer] [main] [dims] [variants] [small] [backward] [latency] [all]       (no argument: all)
 #
-# BUILD        build folder with tests/attune_gpu_* and libattune.so (build/release)
+# BUILD        build folder with tests/attune_gpu_*, attune and libattune.so (build/release)
 # OUT          folder for the results and gpu.log (bench/results)
 # BENCH_ARGS   more arguments for bench/gpu_attention.py, such as "--flex" or "--quick --seconds 0.2"
 # TIME_LIMIT   seconds for each part (600)
@@ -78,7 +78,9 @@ sanitize() {
 
 for section in $sections; do
   case $section in
-    tests) gpu_tests run_tests ;;
+    tests)
+      gpu_tests run_tests
+      if [[ -x $BUILD/attune ]]; then part "attune run" env ATTUNE_BINARY="$BUILD/attune" "$PYTHON" tests/gpu/cli_gpu_test.py; else note "attune run" "skipped: no $BUILD/attune" 0; fi ;;
     sanitizer)
       if command -v compute-sanitizer >/dev/null; then gpu_tests sanitize; else note sanitizer "skipped: no compute-sanitizer" 0; fi ;;
     *) part "$section" "$PYTHON" bench/gpu_attention.py "$section" ${BENCH_ARGS:-} ;;

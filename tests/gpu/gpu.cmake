@@ -28,3 +28,7 @@ target_link_libraries(attune_gpu_cases PUBLIC attune_numeric attune_runtime)
 attune_gpu_test(attune_gpu_forward_tests gpu/gpu_forward_test.cpp LIBS attune_gpu_cases)
 attune_gpu_test(attune_gpu_backward_tests gpu/gpu_backward_test.cpp LIBS attune_gpu_cases)
 attune_gpu_test(attune_cuda_variant_tests gpu/cuda_variant_test.cpp LIBS attune_variant_case attune_runtime fmt::fmt)
+
+add_test(NAME cli_gpu_test COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/gpu/cli_gpu_test.py)
+set_tests_properties(cli_gpu_test PROPERTIES
+  LABELS gpu ENVIRONMENT "ATTUNE_BINARY=$<TARGET_FILE:attune_cli>" SKIP_REGULAR_EXPRESSION "GPU tests skipped: " RESOURCE_LOCK gpu)
