@@ -55,11 +55,54 @@ bool reads_by_key(const Lowered& lowered) {
   return false;
 }
 
+// How many registers a program wants beside its accumulators, by what its pairs compute.
+enum class Size { kTiny, kShort, kLong };
+Size size_of(const Lowered& lowered) {
+  if (lowered.bounds.kind == MaskBounds::Kind::kTileMap || reads_by_key(lowered)) return Size::kLong;
+  std::vector<ValueId> roots = {lowered.score2, lowered.ir.weight, lowered.ir.factor, lowered.ir.mask};
+  std::erase(roots, kNoValue);
+  const std::vector<bool> needed = reachable(lowered.ir.graph, roots);
+  int of_pairs = 0, of_keys = 0;
+  for (ValueId id = 0; id < lowered.ir.graph.size(); ++id) {
+    if (!needed[id]) continue;
+    if (lowered.ir.graph[id].op == Op::k_random) return Size::kLong;
+    of_pairs += lowered.rate(id) == Rate::kElement;
+    of_keys += lowered.rate(id) == Rate::kColumn;
+  }
+  // Values of keys are registers where a pair's mask wants them; of them the position is always there.
+  const bool keeps_keys = lowered.ir.mask != kNoValue && lowered.rate(lowered.ir.mask) == Rate::kElement && of_keys > 1;
+  constexpr int kMostOfTiny = 8;
+  return keeps_keys || of_pairs > kMostOfTiny ? Size::kShort : Size::kTiny;
+}
+
 // sm90: warpgroups of 64 rows. Three have the registers of short programs at small head dims; documents, whose mask is searched, tend to
 // be multiples of 128 long.
 int warpgroups_of_large_tile(const Lowered& lowered, const GpuKernelOptions& options) {
-  const bool is_short = lowered.bounds.kind != MaskBounds::Kind::kTileMap && !reads_by_key(lowered);
-  return std::max(options.head_dim, options.v_dim) <= 64 && is_short ? 3 : 2;
+  return std::max(options.head_dim, options.v_dim) <= 64 && size_of(lowered) != Size::kLong ? 3 : 2;
+}
+
+// sm90: a large tile, by what was measured (docs/notes.md). Short sequences at small head dims want tiles of 256 rows: 192 of them are
+// padded more, and 64 keys leave less of a diagonal masked. Without a mask, d128 is limited by power, of which 192 rows use less: they read
+// K and V less often; one multiprocessor must then have several tiles, or the last ones take too long.
+void set_large_tile(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
+  constexpr int kFewRows = 1024, kFewestTiles = 2;  // of a multiprocessor
+  const int dim = std::max(options.head_dim, options.v_dim);
+  config.warpgroups = warpgroups_of_large_tile(lowered, options);
+  config.block_n = dim > 192 ? 64 : dim > 128 || (dim <= 64 && size_of(lowered) == Size::kShort) ? 96 : 128;
+  config.buffers_q = dim <= 128 ? 2 : 1;
+  const auto has_tiles = [&](int rows) {
+    return int64_t{ceil_div(problem.q_len, rows)} * problem.batch * problem.heads >= int64_t{kFewestTiles} * problem.multiprocessors;
+  };
+  const bool is_tiny = size_of(lowered) == Size::kTiny;
+  if (is_tiny && dim <= 64 && problem.q_len <= kFewRows && has_tiles(256)) {
+    config.warpgroups = 4;
+    config.block_n = 64;
+    config.stages = 4;
+  }
+  if (is_tiny && dim > 96 && dim <= 128 && lowered.bounds.kind == MaskBounds::Kind::kAll && problem.q_len > kFewRows && has_tiles(192)) {
+    config.warpgroups = 3;
+    config.block_n = 80;
+  }
 }
 
 // A problem for which large tiles are wrong: either they are mostly empty, or too few for the multiprocessors. By sizes alone: layouts
@@ -112,9 +155,7 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
     config.stages = dim <= 96 ? 2 : 1;
     return config;
   }
-  config.warpgroups = warpgroups_of_large_tile(lowered, options);
-  config.block_n = dim <= 128 ? 128 : dim <= 192 ? 96 : 64;
-  config.buffers_q = dim <= 128 ? 2 : 1;
+  set_large_tile(lowered, options, problem, config);
   config.stale = lowered.ir.weight_kind == WeightKind::kSoftmax && options.accuracy == Accuracy::kFast;
   return config;
 }

@@ -25,7 +25,7 @@ struct Layout {
   static constexpr int kBytesK = Config::kBlockN * kChunksQ * 128, kBytesV = Config::kBlockN * kChunksV * 128;
   static constexpr int kQ = 0, kK = kQ + Config::kBuffersQ * Config::kWarpgroups * kBytesQ, kV = kK + Config::kStages * kBytesK;
   static constexpr int kTiles = kV + Config::kStages * kBytesV;  // ring of tiles
-  static constexpr int kPlacesT = 4, kWordsT = 16;
+  static constexpr int kPlacesT = 4, kWordsT = 20;
   static constexpr int kBlocks = kTiles + kPlacesT * kWordsT * 4;  // kSearch: which block stands in each stage of K
   static constexpr int kBarriers = (kBlocks + 4 * Config::kStages + 7) / 8 * 8;
   static constexpr int kFullQ = kBarriers, kEmptyQ = kFullQ + 8 * Config::kBuffersQ;
@@ -38,13 +38,13 @@ struct Layout {
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
-  static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
+  static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : Config::kWarpgroups == 3 ? 160 : 112;
   static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
 };
 
 // One tile of queries.
 struct Tile {
-  enum Kind { kWork, kExact, kDrain, kEnd };
+  enum Kind { kWork, kExact, kEmpty, kDrain, kEnd };  // kEmpty: for a warpgroup that has no rows of it
   int m;  // rows from m * Layout::kRowsQ on
   int h, b;
   int kind;
@@ -68,6 +68,12 @@ template <typename Config>
 DEVICE Blocks blocks_of(KeyRange keys) {
   const int first = min(keys.begin, max(keys.end - 1, 0)) / Config::kBlockN;
   return {first, max(first, (keys.end + Config::kBlockN - 1) / Config::kBlockN - 1)};
+}
+
+// Blocks that lie in a range wholly.
+template <typename Config>
+DEVICE KeyRange full_blocks(KeyRange keys) {
+  return {(keys.begin + Config::kBlockN - 1) / Config::kBlockN, keys.end / Config::kBlockN};
 }
 
 // One warp. Every lane knows all; lane 0 speaks to barriers and the copy engine.
@@ -94,7 +100,7 @@ struct Producer {
       const int first_q = tile.m * L::kRowsQ + min(lane, Config::kWarpgroups - 1) * 64;
       const int first = min(first_q, u.q_len - 1), last = min(first_q + 63, u.q_len - 1);
       const Blocks own = blocks_of<Config>(Variant::kept_keys(first, last, p, u));
-      const KeyRange full = Variant::full_keys(first, last, p, u);
+      const KeyRange full = full_blocks<Config>(Variant::full_keys(first, last, p, u));
       blocks = {__reduce_min_sync(~0u, own.first), __reduce_max_sync(~0u, own.last)};
 #pragma unroll
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
@@ -349,7 +355,7 @@ struct Consumer {
   int kind, first_row;
   int block, first_block;
   bool is_last_block, is_full_block;  // kSearch
-  KeyRange full;                      // keys that all rows of the warpgroup keep
+  KeyRange full;                      // blocks of which all rows of the warpgroup keep all keys
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
@@ -375,6 +381,7 @@ struct Consumer {
     if (!has_work()) return;
     first_row = first_row_of(tile.x);
     uniform = Variant::uniform(p, tile.z, tile.y);
+    if (tile.x * L::kRowsQ + wg * 64 >= uniform.q_len) kind = Tile::kEmpty;
 #pragma unroll
     for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(first_row + 8 * i, uniform.q_len - 1), p, uniform);
     if constexpr (Variant::kMask != Mask::kSearch) {
@@ -383,6 +390,7 @@ struct Consumer {
       full = {load_shared(from + 28 + 12 * wg), load_shared(from + 32 + 12 * wg)};
       block = last_block;
       if constexpr (Variant::kMask == Mask::kRange) {
+        if (kind == Tile::kEmpty) return;
         block = max(load_shared(from + 24 + 12 * wg), first_block);
         skip_k(last_block - block);
       }
@@ -413,6 +421,23 @@ struct Consumer {
       v.next();
     }
   }
+  // Gives a whole tile back, between two tiles that are computed.
+  DEVICE void skip_tile() {
+    for (bool is_last = false; !is_last; --block) {
+      wait_k(1);
+      seen_k = 0;
+      is_last = ends_tile();
+      release(at(L::kEmptyK, k.place()));
+      k.next();
+      mbarrier_wait(at(L::kFullV, v.place()), v.parity());
+      release(at(L::kEmptyV, v.place()));
+      v.next();
+    }
+    seen_v = 0;
+    release(at(L::kFullO, q.place()));
+    q.next();
+    release_tile(1);
+  }
   DEVICE void wait_k(int works) {
     mbarrier_wait_if(works & ~seen_k, at(L::kFullK, k.place()), k.parity());
     if (Variant::kMask == Mask::kSearch && works) {
@@ -431,8 +456,7 @@ struct Consumer {
   DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
   DEVICE bool is_masked() const {
     if (Variant::kMask == Mask::kSearch) return !is_full_block;
-    const int first_k = block * Config::kBlockN;
-    return first_k < full.begin || first_k + Config::kBlockN > full.end;
+    return block < full.begin || block >= full.end;
   }
 
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
@@ -726,6 +750,11 @@ struct Consumer {
         continue;
       }
       if (kind == Tile::kEnd) break;
+      if (kind == Tile::kEmpty) {
+        skip_tile();
+        fetch_tile();
+        continue;
+      }
       const bool ends = !had || ends_tile();  // the next block is of another tile
       const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
       int works = 1;  // 0: the stream stops, there is no next block

@@ -66,6 +66,28 @@ TEST(GpuPlanner, LargeProblemsHaveLargeTiles) {
   EXPECT_EQ(made.plan.workspace_bytes, 64u);
 }
 
+TEST(GpuPlanner, TilesGoByMaskAndLength) {
+  const auto tile = [](int batch, int len, int dim, const char* text) {
+    const GpuKernelOptions options = gpu_options(dim);
+    const GpuConfig config = default_config(lowered_for(text, options), options, problem_of(batch, 32, 32, len, len, dim));
+    return std::pair(config.forward_rows(), config.block_n);
+  };
+  constexpr const char* kFull = "attention a() {\n score = qk\n weights = softmax(score)\n}";
+  constexpr const char* kCapped = R"(attention a(cap: f32, slopes: f32[heads]) {
+    score = tanh(qk * rsqrt(head_dim) / cap) * cap - f32(q_pos - k_pos) * slopes[h]
+    mask = k_pos <= q_pos
+    weights = softmax(score)
+  })";
+  EXPECT_EQ(tile(16, 1024, 64, kCausal), std::pair(256, 64));
+  EXPECT_EQ(tile(1, 1024, 64, kCausal), std::pair(192, 128));  // 128 tiles of 256 rows are too few
+  EXPECT_EQ(tile(16, 1025, 64, kCausal), std::pair(192, 128));
+  EXPECT_EQ(tile(16, 1024, 64, kCapped), std::pair(192, 96));
+  EXPECT_EQ(tile(16, 1024, 128, kFull), std::pair(128, 128));
+  EXPECT_EQ(tile(16, 1025, 128, kFull), std::pair(192, 80));
+  EXPECT_EQ(tile(16, 1025, 128, kCausal), std::pair(128, 128));
+  EXPECT_EQ(tile(16, 1025, 96, kFull), std::pair(128, 128));
+}
+
 TEST(GpuPlanner, LargeTilesHaveToFillHalfOfTheMultiprocessors) {
   EXPECT_EQ(planned(problem_of(1, 16, 16, 640, 640, 128)).config.skeleton, GpuSkeleton::kSm90);  // 80 tiles
   EXPECT_EQ(planned(problem_of(1, 16, 16, 512, 512, 128)).config.skeleton, GpuSkeleton::kSm80);  // 64 tiles
