@@ -61,7 +61,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 }  // namespace
 
-BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80)
+BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80, bool deterministic)
     : case_(c), ir_(reference_ir(c)), data_(random_data(ir_, c, problem)), forward_(forward_of(ir_, data_)) {
   const codegen::Sizes& sizes = data_.sizes;
   const codegen::GpuConfig config = sm80.value_or(naive_config());
@@ -71,6 +71,7 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<co
   options.head_dim = c.head_dim;
   options.v_dim = c.v_dim;
   options.packed = data_.shape.packed;
+  options.deterministic = deterministic;
   const codegen::Lowered lowered = codegen::lower(reference_ir(c, HeadDims::kConstant));
   if (sm80) {
     kernel = codegen::emit_gpu_backward(lowered, canonical(c.text), options, config);
@@ -130,6 +131,7 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<co
     add_launch(kernel.prepare_name, std::max<int64_t>(1, blocks_m * all_heads), kernel.side_threads, fields);
   add_launch(kernel.name, blocks_n * sizes.batch * sizes.kv_heads, kernel.threads, fields);
   add_launch(kernel.queries_name, ceil_div(sizes.q_len, config.block_n) * all_heads, kernel.threads, fields);
+  if (!kernel.sums_name.empty()) add_launch(kernel.sums_name, 3, kernel.side_threads, fields);
 }
 
 void BackwardCase::add_tensor(const std::string& name, DType dtype, const std::vector<double>& values) {
@@ -154,6 +156,13 @@ void BackwardCase::add_result(const std::string& name, DType dtype, size_t count
   tensors.emplace_back(count * dtype_size(dtype), std::byte{0xFF});
 }
 
+// Zero between calls.
+void BackwardCase::add_sums(const std::string& name, size_t count) {
+  constexpr size_t kBytesOfSum = 104;
+  places_[name] = tensors.size();
+  tensors.emplace_back(count * kBytesOfSum, std::byte{0});
+}
+
 std::vector<double> BackwardCase::values_of(const std::string& name) const {
   const std::vector<std::byte>& bytes = tensors[places_.at(name)];
   const DType dtype = dtypes_.at(name);
@@ -176,12 +185,15 @@ void BackwardCase::add_params(Fields& fields) {
       fields.integers[g + "_stride"] = dense_strides(tensor->dims);
       fields.integers[g + "_size"] = tensor->dims;
       fields.integers[g + "_count"] = {static_cast<int64_t>(tensor->values.size())};
+      add_sums("sum_" + param.name, tensor->values.size());
+      fields.integers["sum_" + param.name + "_stride"] = dense_strides(tensor->dims);
       continue;
     }
     const std::optional<double>& scalar = data_.scalars[i];
     if (param.is_grad) {
       if (scalar) add_tensor(p, DType::kF32, {*scalar});
       add_result(g, DType::kF32, 1);
+      add_sums("sum_" + param.name, 1);
       continue;
     }
     const double value = scalar ? *scalar : codegen::default_value(ir_, param, data_.sizes);
@@ -196,7 +208,7 @@ void BackwardCase::add_launch(const std::string& name, int64_t grid, int threads
   launch.kernel = name;
   launch.grid[0] = static_cast<uint32_t>(grid);
   launch.block[0] = static_cast<uint32_t>(threads);
-  launch.shared_bytes = name == kernel.prepare_name ? 0 : kernel.shared_bytes;
+  launch.shared_bytes = name == kernel.prepare_name || name == kernel.sums_name ? 0 : kernel.shared_bytes;
   launch.argument.resize(kernel.params_bytes);
   for (const GpuField& field : kernel.fields) {
     std::byte* to = launch.argument.data() + field.offset;

@@ -17,7 +17,7 @@ namespace attune::numeric {
 class BackwardCase {
  public:
   // `c.dtype` is f16 or bf16; `problem` is one of its problems. Without `sm80` plain loops.
-  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt);
+  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt, bool deterministic = false);
 
   codegen::GpuKernel kernel;
   runtime::GpuPlan plan;
@@ -36,6 +36,7 @@ class BackwardCase {
 
   void add_tensor(const std::string& name, DType dtype, const std::vector<double>& values);
   void add_result(const std::string& name, DType dtype, size_t count);
+  void add_sums(const std::string& name, size_t count);
   std::vector<double> values_of(const std::string& name) const;
   void add_params(Fields& fields);
   void add_launch(const std::string& name, int64_t grid, int threads, const Fields& fields);

@@ -202,7 +202,7 @@ class Commands(Case):
             self.assertIn(f"Usage: attune {command} ", own)
         self.assertIn("Exit codes: 0 fine, 1 the program is wrong, 2 the command or the environment is wrong.", text)
         run = self.fine("run", "--help")
-        for option in "--q --k --v --out --lse --cu-q --cu-k --param --const --dout --dq --dk --dv --grad --dtype --device --accuracy --threads --json".split():
+        for option in "--q --k --v --out --lse --cu-q --cu-k --param --const --dout --dq --dk --dv --grad --dtype --device --accuracy --deterministic --threads --json".split():
             self.assertIn(option + " ", run)
 
     def test_wrong_commands(self):

@@ -82,10 +82,13 @@ uint64_t number_of(const char* variable, uint64_t otherwise) {
 
 // Programs of tests/numeric/random_program.h follow the examples. ATTUNE_RANDOM_SEED is the first seed, ATTUNE_RANDOM_COUNT how many
 // follow.
-std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt) {
+std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt,
+                             bool deterministic = false) {
   for (size_t i = 0; i < c.problems.size(); ++i) {
-    numeric::BackwardCase one(c, i, sm80);
-    host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone);
+    numeric::BackwardCase one(c, i, sm80, deterministic);
+    const bool is_same =
+        host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone, deterministic ? 3 : 1);
+    if (!is_same) return fmt::format("problem {}: other bits in another order of CTAs\n{}\n{}", i, numeric::describe(c), c.text);
     if (const auto failure = one.failure()) return fmt::format("problem {}: {}\n{}\n{}", i, *failure, numeric::describe(c), c.text);
   }
   return "";
@@ -110,6 +113,15 @@ TEST(CudaOnHost, EveryExampleBackwardAroundPlainLoops) {
   uint64_t seed = std::random_device{}();
   for (const numeric::Example& example : numeric::load_examples()) {
     EXPECT_EQ(backward_failure(host, backward_case(example, ++seed)), "") << example.name;
+  }
+}
+
+TEST(CudaOnHost, DeterministicBackwardAroundPlainLoops) {
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const numeric::Example& example : numeric::load_examples()) {
+    if (example.text.find("grad ") == std::string::npos) continue;
+    EXPECT_EQ(backward_failure(host, backward_case(example, ++seed), std::nullopt, true), "") << example.name;
   }
 }
 
@@ -145,6 +157,17 @@ TEST(CudaOnHost, BackwardSkeletonOfSm80) {
       c.head_dim = tiles.head_dim;
       c.v_dim = tiles.v_dim;
       EXPECT_EQ(backward_failure(host, c, sm80_backward_config(tiles.warps, tiles.block_m, tiles.stages)), "") << name;
+    }
+  }
+}
+
+TEST(CudaOnHost, DeterministicBackwardSkeletonOfSm80) {
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const char* name : {"alibi", "t5_bias", "sink", "dense_bias"}) {
+    for (const numeric::Example& example : numeric::load_examples()) {
+      if (example.name != name) continue;
+      EXPECT_EQ(backward_failure(host, backward_case(example, ++seed), sm80_backward_config(2, 16, 2), true), "") << name;
     }
   }
 }
