@@ -19,6 +19,10 @@ class BackwardCase {
   // `c.dtype` is f16 or bf16; `problem` is one of its problems. Without `sm80` plain loops.
   BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt, bool deterministic = false);
 
+  // Instead of a backward pass, the turns of a deterministic one of sm90: turns_check.cuh.
+  static BackwardCase of_turns(const Case& c, size_t problem);
+  bool has_right_turns() const;
+
   codegen::GpuKernel kernel;
   runtime::GpuPlan plan;
   // In the order of GpuPatch::kTensor; empty ones are null. Results are poisoned.
@@ -34,6 +38,9 @@ class BackwardCase {
     std::map<std::string, float> floats;
   };
 
+  BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
+               const codegen::GpuSkeletonText* skeleton);
+  void add_turns(int64_t blocks_m, int64_t blocks_n);
   void add_tensor(const std::string& name, DType dtype, const std::vector<double>& values);
   void add_result(const std::string& name, DType dtype, size_t count);
   void add_sums(const std::string& name, size_t count);

@@ -125,6 +125,41 @@ TEST(CudaOnHost, DeterministicBackwardAroundPlainLoops) {
   }
 }
 
+// Masks in closed form and searched ones, with gaps; more blocks of keys than a word has bits, key heads that query heads share, sequences
+// of which some have no key or no query.
+TEST(CudaOnHost, TurnsOfBlocksOfQueries) {
+  const std::pair<const char*, const char*> programs[] = {
+      {"all", "attention all() {\n  score = qk\n  weights = softmax(score)\n}\n"},
+      {"causal", "attention causal() {\n  score = qk\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n"},
+      {"window", "attention window() {\n  score = qk\n  mask = k_pos <= q_pos and q_pos - k_pos < 100\n  weights = softmax(score)\n}\n"},
+      {"global keys",
+       "attention global() {\n  score = qk\n  mask = k_idx < 70 or abs(q_idx - k_idx) < 90\n  weights = softmax(score)\n}\n"},
+      {"far keys", "attention far() {\n  score = qk\n  mask = abs(q_idx - k_idx) > 300\n  weights = softmax(score)\n}\n"},
+      {"nothing", "attention nothing() {\n  score = qk\n  mask = k_idx < 0\n  weights = softmax(score)\n}\n"},
+      {"some keys", "attention some() {\n  score = qk\n  mask = (k_idx // 64 + q_idx // 64) % 3 == 0\n  weights = softmax(score)\n}\n"},
+      {"few keys", "attention few() {\n  score = qk\n  mask = k_idx // 64 % 41 == q_idx // 64 % 3\n  weights = softmax(score)\n}\n"},
+      {"by key",
+       "attention by_key(open: u8[k_len]) {\n  score = qk\n  mask = open[k_idx // 64 * 64] > 127 and k_pos <= q_pos\n  weights = "
+       "softmax(score)\n}\n"},
+  };
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const auto& [name, text] : programs) {
+    for (const bool packed : {false, true}) {
+      numeric::Case c;
+      c.text = text;
+      c.seed = ++seed;
+      c.dtype = DType::kBF16;
+      c.head_dim = c.v_dim = 8;
+      c.problems = {packed ? numeric::ProblemShape{2, 1, true, {300, 0, 40, 65}, {500, 7, 0, 64}}
+                           : numeric::ProblemShape{2, 1, false, {400}, {2500}}};
+      auto one = numeric::BackwardCase::of_turns(c, 0);
+      host.run(one.kernel.source, one.plan, one.tensors, HostThreads::kWarps);
+      EXPECT_TRUE(one.has_right_turns()) << name << (packed ? ", packed" : "");
+    }
+  }
+}
+
 GpuConfig sm80_backward_config(int warps, int block_m, int stages) {
   GpuConfig config;
   config.skeleton = GpuSkeleton::kSm80;
