@@ -165,7 +165,7 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
     const int64_t blocks_k = int64_t{heads} * blocks_n, words = has_meetings ? ceil_div(blocks_n, 32) : 0;
     argument.patch("turns", GpuPatch::Kind::kWorkspace, workspace.place(has_turns ? int64_t{side_grid} * 4 : 0));
     argument.patch("spans", GpuPatch::Kind::kWorkspace, workspace.place(has_meetings ? blocks_k * 8 : 0));
-    argument.patch("meetings", GpuPatch::Kind::kWorkspace, workspace.place(int64_t{blocks_q} * words * 4));
+    argument.patch("meetings", GpuPatch::Kind::kWorkspace, workspace.place(int64_t{blocks_q} * words * 8));
     argument.patch("column_extents", GpuPatch::Kind::kWorkspace,
                    workspace.place(blocks_k * static_cast<int64_t>(kernel.column_extent_bytes)));
     most_sums = place_sums(ir, problem, workspace, argument);

@@ -124,32 +124,6 @@ struct Producer {
     pending_flags = u.h << Step::kHeadShift | (is_guarded ? Step::kGuarded : 0);
   }
 
-  // The blocks of one query head in the order in which turns come. is_full(block, first_q): all its pairs are kept, if they are there.
-  template <typename Function>
-  DEVICE void add_meetings(const Uniform& u, const Function& is_full) {
-    const bool all_keys = (tile.n + 1) * L::kN <= u.k_len;
-    for_each_meeting<Config, Variant>(p, u.b * p.heads + u.h, u.q_len, tile.n, [&](int block, int) {
-      const int first_q = block * L::kM;
-      add_step(block, !all_keys || first_q + L::kM > u.q_len || !is_full(block, first_q), u);
-    });
-  }
-  DEVICE void add_head_by_turns(const Uniform& u) {
-    const int first_k = tile.n * L::kN, last_k = min(first_k + L::kN, u.k_len) - 1;
-    if constexpr (Variant::kMask == Mask::kSearch) {
-      const auto columns = Variant::column_extent(first_k, last_k, p, u);
-      const auto* rows = Variant::stored_row_extents(p, u.b, u.h);
-      add_meetings(u, [&](int block, int first_q) {
-        const int last_q = min(first_q + L::kM, u.q_len) - 1;
-        return Variant::classify(rows[block], columns, first_q, last_q, first_k, last_k, p, u) == TileClass::kFull;
-      });
-    } else if constexpr (Variant::kMask == Mask::kRange) {
-      const KeyRange full = Variant::full_queries(first_k, last_k, p, u);
-      add_meetings(u, [&](int, int first_q) { return first_q >= full.begin && first_q + L::kM <= full.end; });
-    } else {
-      add_meetings(u, [](int, int) { return true; });
-    }
-  }
-
   // The blocks of one query head. Those that reach past either end are guarded.
   DEVICE void add_head(const Uniform& u) {
     const int first_k = tile.n * L::kN, last_k = min(first_k + L::kN, u.k_len) - 1;
@@ -178,6 +152,14 @@ struct Producer {
       for (int first_q = kept.begin / L::kM * L::kM; first_q < kept.end; first_q += L::kM)
         add_step(first_q / L::kM, !all_keys || first_q < full.begin || first_q + L::kM > full.end, u);
     }
+  }
+
+  // The same in the order in which turns come.
+  DEVICE void add_head_by_turns(const Uniform& u) {
+    const bool all_keys = (tile.n + 1) * L::kN <= u.k_len;
+    for_each_meeting<Config, Variant>(p, u.b * p.heads + u.h, u.q_len, tile.n, [&](int block, int, bool is_full) {
+      add_step(block, !all_keys || !is_full || (block + 1) * L::kM > u.q_len, u);
+    });
   }
 
   DEVICE void run() {

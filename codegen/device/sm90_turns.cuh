@@ -7,7 +7,7 @@
 //   Turns::wait     turn of the step's block  -> mbarrier Turn  -> consumers add
 //   Turns::publish  consumers have added (mbarrier Added)  -> turn of the step's block, and the place in Turn is free for the step after next
 //
-// Which blocks meet is written down before (a bit each, and a range for each block of keys), by one piece of code that everybody believes:
+// Which blocks meet is written down before (two bits each, and a range for each block of keys), by one piece of code that everybody believes:
 // two that round differently would wait for each other forever.
 
 template <typename Config>
@@ -21,20 +21,24 @@ DEVICE Span* span_of(int* spans, int head, int n, const Params& p) {
   return reinterpret_cast<Span*>(spans) + static_cast<i64>(head) * p.blocks_n + n;
 }
 
-// A row of bits for each block of queries, a bit for each block of keys.
+// What is known of blocks of keys 32 n to 32 n + 31 and one block of queries. A row of these for each block of queries.
+struct Meetings {
+  u32 some, all;  // pairs are kept
+};
 DEVICE int words_of_row(const Params& p) {
   return (p.blocks_n + kWarp - 1) / kWarp;
 }
 
-// By a warp: every `step`th word of a row. meets(n): whether the block of queries meets block n of keys.
-template <typename Arguments, typename Meets>
-DEVICE void store_meetings(const Arguments& p, i64 row, int blocks_n, int first_word, int step, const Meets& meets) {
+// By a warp: every `step`th word of a row. class_of(n): of the pairs with block n of keys, if both are whole.
+template <typename Arguments, typename Function>
+DEVICE void store_meetings(const Arguments& p, i64 row, int blocks_n, int first_word, int step, const Function& class_of) {
   const int lane = threadIdx.x % kWarp, words = words_of_row(p);
 #pragma unroll 1
   for (int word = first_word; word * kWarp < blocks_n; word += step) {
     const int n = word * kWarp + lane;
-    const u32 bits = __ballot_sync(~0u, n < blocks_n && meets(n));
-    if (lane == 0) p.meetings[row * words + word] = bits;
+    const TileClass kind = n < blocks_n ? class_of(n) : TileClass::kSkip;
+    const Meetings found = {__ballot_sync(~0u, kind != TileClass::kSkip), __ballot_sync(~0u, kind == TileClass::kFull)};
+    if (lane == 0) reinterpret_cast<Meetings*>(p.meetings)[row * words + word] = found;
   }
 }
 
@@ -51,12 +55,13 @@ DEVICE void prepare_turns(const Arguments& p) {
     if (head >= p.batch * p.heads) return;
     const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
     store_meetings(p, blockIdx.x, (u.k_len + Config::kBlockN - 1) / Config::kBlockN, warp, warps, [&](int n) {
-      const int first_k = n * Config::kBlockN;
-      const KeyRange kept = Variant::kept_queries(first_k, min(first_k + Config::kBlockN, u.k_len) - 1, p, u);
+      const int first_k = n * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1, first_q = block * Config::kBlockM;
+      const KeyRange kept = Variant::kept_queries(first_k, last_k, p, u), full = Variant::full_queries(first_k, last_k, p, u);
       Span span = {0, 0};
       if (kept.begin < kept.end) span = {kept.begin / Config::kBlockM, (kept.end + Config::kBlockM - 1) / Config::kBlockM};
       if (block == 0) *span_of(p.spans, head, n, p) = span;
-      return span.begin <= block && block < span.end;
+      if (block < span.begin || block >= span.end) return TileClass::kSkip;
+      return first_q >= full.begin && first_q + Config::kBlockM <= full.end ? TileClass::kFull : TileClass::kPartial;
     });
   } else if constexpr (Variant::kMask == Mask::kSearch) {
     const int heads = p.batch * p.heads;
@@ -84,39 +89,41 @@ DEVICE void search_meetings(const Arguments& p, const Uniform& u, const Extent& 
   const auto* columns = Variant::stored_column_extents(p, u.b, u.h);
   store_meetings(p, static_cast<i64>(head) * p.blocks_m + block, (u.k_len + Config::kBlockN - 1) / Config::kBlockN, 0, 1, [&](int n) {
     const int first_k = n * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
-    if (Variant::classify(rows, columns[n], first_q, last_q, first_k, last_k, p, u) == TileClass::kSkip) return false;
+    const TileClass kind = Variant::classify(rows, columns[n], first_q, last_q, first_k, last_k, p, u);
+    if (kind == TileClass::kSkip) return kind;
     Span* const span = span_of(p.spans, head, n, p);
     atomicMin(&span->begin, block);
     atomicMax(&span->end, block + 1);
-    return true;
+    return kind;
   });
 }
 
-// Calls f(block, turn) for the blocks of queries of a head that block n of keys meets, by all lanes of a warp: the last one first, so that
+// Calls f(block, turn, is_full) for the blocks of queries of a head that block n of keys meets, by all lanes of a warp: the last one first, so that
 // CTAs of a causal mask, which start together, add to the same block one after the other, and those of a window find their turn come.
-// turn: the block's when the predecessor has added, 0 if there is none.
+// turn: the block's when the predecessor has added, 0 if there is none. is_full: all pairs that there are are kept, if both are whole.
 template <typename Config, typename Variant, typename Arguments, typename Function>
 DEVICE void for_each_meeting(const Arguments& p, int head, int q_len, int n, const Function& f) {
   const int count = (q_len + Config::kBlockM - 1) / Config::kBlockM;
   if constexpr (Variant::kMask == Mask::kAll) {
-    for (int block = count - 1; block >= 0; --block) f(block, n);
+    for (int block = count - 1; block >= 0; --block) f(block, n, true);
   } else {
     const int lane = threadIdx.x % kWarp, words = words_of_row(p), own = n / kWarp;
     const Span span = *span_of(p.spans, head, n, p);
-    const u32* const rows = p.meetings + static_cast<i64>(head) * p.blocks_m * words;
+    const Meetings* const rows = reinterpret_cast<const Meetings*>(p.meetings) + static_cast<i64>(head) * p.blocks_m * words;
     for (int base = (min(span.end, count) - 1) / kWarp * kWarp; span.begin < span.end && base + kWarp > span.begin; base -= kWarp) {
       const int block = base + lane;
-      const u32* const row = rows + static_cast<i64>(block) * words;
-      u32 bits = block < count ? row[own] : 0;
-      const bool meets = bits >> n % kWarp & 1;
-      bits &= (1u << n % kWarp) - 1;
+      const Meetings* const row = rows + static_cast<i64>(block) * words;
+      const Meetings found = block < count ? row[own] : Meetings{0, 0};
+      const bool meets = found.some >> n % kWarp & 1;
+      const u32 full = __ballot_sync(~0u, found.all >> n % kWarp & 1);
+      u32 bits = found.some & ((1u << n % kWarp) - 1);
       int word = own;
-      while (meets && bits == 0 && word > 0) bits = row[--word];
+      while (meets && bits == 0 && word > 0) bits = row[--word].some;
       const int turn = bits == 0 ? 0 : word * kWarp + kWarp - __clz(bits);
       for (u32 left = __ballot_sync(~0u, meets); left != 0;) {
         const int place = kWarp - 1 - __clz(left);
         left ^= 1u << place;
-        f(base + place, __shfl_sync(~0u, turn, place));
+        f(base + place, __shfl_sync(~0u, turn, place), (full >> place & 1) != 0);
       }
     }
   }
@@ -142,7 +149,7 @@ struct Turns {
     if constexpr (Config::kPacked) q_len = p.cu_q[b + 1] - p.cu_q[b];
     for (int i = 0; i < group; ++i) {
       const int head = b * p.heads + kv_h * group + i;
-      for_each_meeting<Config, Variant>(p, head, q_len, n, [&](int block, int turn) { f(head * p.blocks_m + block, turn); });
+      for_each_meeting<Config, Variant>(p, head, q_len, n, [&](int block, int turn, bool) { f(head * p.blocks_m + block, turn); });
     }
   }
 

@@ -192,7 +192,7 @@ void BackwardCase::add_turns(int64_t blocks_m, int64_t blocks_n) {
              columns = static_cast<size_t>(blocks_n);
   add_result("turns", DType::kI32, rows);
   add_result("spans", DType::kI32, 2 * heads * columns);
-  add_result("meetings", DType::kI32, rows * ((columns + 31) / 32));
+  add_result("meetings", DType::kI32, 2 * rows * ((columns + 31) / 32));
   add_result("counter", DType::kI32, 1);
   add_result("column_extents", DType::kU8, heads * columns * kernel.column_extent_bytes + 1);
   add_tensor("dq_sum", DType::kF32, std::vector<double>(rows * columns, 0));
