@@ -92,6 +92,9 @@ struct PlanOptions {
   // was captured with. If the background fails, calls go on as they are; Plan::wait_until_tuned has the error.
   bool tiered = false;
   bool backward = false;  // plan() compiles the backward pass too; otherwise the first call of it does
+  // The backward pass has the same bits from call to call on one GPU, gradients of parameters included; these take 104 bytes an element in
+  // its workspace. Without it sums come in any order, and their last bits differ. The CPU's always has.
+  bool deterministic = false;
 };
 
 // Tensors of one call. q, out, dout, dq are [batch, q_len, heads, dim], k, v, dk, dv are [batch, k_len, kv_heads, dim]; packed: [total,
@@ -124,8 +127,8 @@ class Plan {
   // addresses that are not multiples of 16 bytes may have to compile another kernel.
   void forward(const ForwardTensors& tensors) const;
   // On the CPU the same bits for any number of threads; on a GPU sums of dq and of gradients of parameters differ in their last bits from
-  // call to call. There it is enqueued as forward() is; a call that a graph captures needs `backward` of PlanOptions or an earlier call,
-  // and a workspace: the first call without one allocates the plan's own.
+  // call to call, unless PlanOptions say `deterministic`. There it is enqueued as forward() is; a call that a graph captures needs
+  // `backward` of PlanOptions or an earlier call, and a workspace: the first call without one allocates the plan's own.
   void backward(const BackwardTensors& tensors) const;
   // Throws ArgumentError if a call since the last check met a data-dependent index outside its tensor (it was clamped). Waits for the GPU.
   void check() const;

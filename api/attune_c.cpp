@@ -117,6 +117,7 @@ attune::PlanOptions options_of(const attune::Variant& variant, const attune_plan
   const attune_plan_options given = known_options(*argument);
   options.tiered = enum_of<bool>(given.tiered, 1, "tiered");
   options.backward = enum_of<bool>(given.backward, 1, "backward");
+  options.deterministic = enum_of<bool>(given.deterministic, 1, "deterministic");
   options.dtype = enum_of<attune::DType>(given.dtype, ATTUNE_U8, "dtype");
   options.device.kind = enum_of<attune::Device::Kind>(given.device_kind, ATTUNE_CUDA, "device_kind");
   options.device.ordinal = given.device_ordinal;

@@ -59,6 +59,8 @@ typedef struct attune_plan_options {
   /* The size may end here: then what follows is 0. */
   int32_t tiered;   /* GPU: 1: not yet compiled, the plan starts with a kernel that compiles faster; the tuned one follows by itself */
   int32_t backward; /* 1: the backward pass is compiled with the plan, not by its first call */
+  /* Or here. */
+  int32_t deterministic; /* GPU: 1: the backward pass has the same bits from call to call; the CPU's always has */
 } attune_plan_options;
 
 typedef struct attune_program attune_program;

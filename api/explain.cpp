@@ -130,6 +130,7 @@ GpuPassKernel gpu_pass_kernel(const dsl::Program& program, const std::string& te
   made.options.head_dim = static_cast<int>(options.shape.head_dim);
   made.options.v_dim = static_cast<int>(options.shape.v_dim);
   made.options.accuracy = options.accuracy == Accuracy::kHigh ? codegen::Accuracy::kHigh : codegen::Accuracy::kFast;
+  made.options.deterministic = options.deterministic;
   made.lowered = codegen::lower(type_program(program, options.compile.file_name, text, numbers_of(options.compile.constants),
                                              made.options.head_dim, made.options.v_dim));
   const codegen::GpuProblem problem = contiguous_problem(options.shape);

@@ -24,7 +24,8 @@ struct ExplainOptions {
   DType dtype = DType::kF32;
   std::string arch = "sm_90a";  // a GPU's: kCuda, kPtx, gpu_resources
   Accuracy accuracy = Accuracy::kFast;
-  bool backward = false;  // a GPU's backward pass instead of the forward pass: kCuda, kPtx, gpu_resources
+  bool backward = false;       // a GPU's backward pass instead of the forward pass: kCuda, kPtx, gpu_resources
+  bool deterministic = false;  // of a GPU's backward pass
 };
 
 // Throws ProgramError for a wrong program. kPtx needs NVRTC, and no GPU.

@@ -79,6 +79,7 @@ codegen::GpuKernelOptions gpu_kernel_options(const BoundProgram& bound, const Pl
   kernel.v_dim = static_cast<int>(shape.v_dim);
   kernel.packed = bound.problem->packed;
   kernel.accuracy = options.accuracy == Accuracy::kHigh ? codegen::Accuracy::kHigh : codegen::Accuracy::kFast;
+  kernel.deterministic = options.deterministic;
   kernel.far_positions = std::max(shape.q_len, shape.k_len) >= codegen::kFirstInexactLength;
   return kernel;
 }

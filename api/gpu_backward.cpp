@@ -52,8 +52,15 @@ GpuBackward::Layout GpuBackward::contiguous() const {
   layout.dq = problem.dq;
   layout.dk = problem.dk;
   layout.dv = problem.dv;
-  for (const codegen::Param& param : arguments_.bound().typed->ir().params) {
-    layout.gradients.push_back({std::vector<int64_t>(param.dims.size(), 0), std::vector<int32_t>(param.dims.size(), 1)});
+  const BoundProgram& bound = arguments_.bound();
+  const std::vector<codegen::Param>& params = bound.typed->ir().params;
+  for (size_t i = 0; i < params.size(); ++i) {
+    Layout::Gradient& gradient = layout.gradients.emplace_back();
+    gradient.strides.resize(params[i].dims.size(), 0);
+    gradient.sizes.resize(params[i].dims.size(), 1);
+    if (!params[i].is_grad || !params[i].is_tensor) continue;
+    const std::vector<int64_t> shape = bound.parameters->gradient_shape(static_cast<int>(i));
+    for (size_t axis = 0; axis < shape.size(); ++axis) gradient.sizes[axis] = static_cast<int32_t>(shape[axis]);
   }
   return layout;
 }

@@ -38,10 +38,11 @@ std::string gpu_config_text(GpuPass pass, const codegen::GpuConfig& config) {
 }
 
 std::string gpu_kernel_text(GpuPass pass, const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
-  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
+  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}{}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
                      options.v_dim, tile_text(pass, config), config.splits > 0 ? ", splits" : "",
                      config.tile_heads > 1 ? ", heads of a key head a tile" : "", options.packed ? ", packed" : "",
-                     options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "");
+                     options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "",
+                     pass == GpuPass::kBackward && options.deterministic ? ", deterministic" : "");
 }
 
 std::shared_ptr<const GpuKernelCode> get_gpu_kernel(const codegen::Lowered& lowered, const std::string& canonical, GpuPass pass,

@@ -274,6 +274,11 @@ double Parameters::element(int param, std::span<const double> indices) const {
   return load_element(*bound_[i], offset);
 }
 
+std::vector<int64_t> Parameters::gradient_shape(int param) const {
+  const auto i = static_cast<size_t>(param);
+  return bound_[i] ? bound_[i]->shape : std::vector<int64_t>(ir_.params[i].dims.size(), 0);
+}
+
 runtime::CpuParamGradient Parameters::gradient(const std::string& name, const Tensor& tensor) const {
   const int index = find(name);
   const auto i = static_cast<size_t>(index);

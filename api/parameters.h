@@ -34,6 +34,8 @@ class Parameters {
 
   // The rule for the gradient's tensor; throws ArgumentError if there is no such gradient.
   runtime::CpuParamGradient gradient(const std::string& name, const Tensor& tensor) const;
+  // Of a tensor parameter's gradient; 0 along all dims where the tensor is missing.
+  std::vector<int64_t> gradient_shape(int param) const;
 
  private:
   union ScalarValue {

@@ -44,7 +44,7 @@ class Shape(C.Structure):
 class PlanOptions(C.Structure):
     _fields_ = [("size", C.c_size_t), ("dtype", C.c_int32), ("device_kind", C.c_int32), ("device_ordinal", C.c_int32), ("accuracy", C.c_int32),
                 ("params", C.POINTER(Param)), ("param_count", C.c_int32), ("cu_q", C.POINTER(C.c_int32)), ("cu_k", C.POINTER(C.c_int32)),
-                ("tiered", C.c_int32), ("backward", C.c_int32)]
+                ("tiered", C.c_int32), ("backward", C.c_int32), ("deterministic", C.c_int32)]
 
 
 class Gradient(C.Structure):
@@ -143,17 +143,18 @@ class Program:
         if getattr(self, "handle", None):
             self.library.c.attune_program_release(self.handle)
 
-    def plan(self, shape, dtype="bf16", device="cuda", ordinal=0, accuracy="fast", params=None, cu_q=None, cu_k=None, tiered=False, backward=False):
-        return Plan(self, shape, dtype, device, ordinal, accuracy, params or {}, cu_q, cu_k, tiered, backward)
+    def plan(self, shape, dtype="bf16", device="cuda", ordinal=0, accuracy="fast", params=None, cu_q=None, cu_k=None, tiered=False, backward=False,
+             deterministic=False):
+        return Plan(self, shape, dtype, device, ordinal, accuracy, params or {}, cu_q, cu_k, tiered, backward, deterministic)
 
 
 class Plan:
-    def __init__(self, program, shape, dtype, device, ordinal, accuracy, params, cu_q, cu_k, tiered, backward):
+    def __init__(self, program, shape, dtype, device, ordinal, accuracy, params, cu_q, cu_k, tiered, backward, deterministic):
         self.program, self.library, self.handle = program, program.library, C.c_void_p()
         self.params = make_params(params)
         offsets = [None if cu is None else (C.c_int32 * len(cu))(*cu) for cu in (cu_q, cu_k)]
         options = PlanOptions(C.sizeof(PlanOptions), DTYPES[dtype], DEVICES[device], ordinal, ACCURACIES[accuracy], self.params, len(params),
-                              *(None if cu is None else C.cast(cu, C.POINTER(C.c_int32)) for cu in offsets), tiered, backward)
+                              *(None if cu is None else C.cast(cu, C.POINTER(C.c_int32)) for cu in offsets), tiered, backward, deterministic)
         self.library.check(self.library.c.attune_plan_make(program.handle, C.byref(shape), C.byref(options), C.byref(self.handle)))
 
     def __del__(self):

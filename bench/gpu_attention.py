@@ -367,14 +367,16 @@ class BackwardContender(Contender):
 class AttuneBackwardContender(BackwardContender):
     ours = True
 
-    def __init__(self, name, problem, library, weights, causal, accuracy):
+    def __init__(self, name, problem, library, weights, causal, accuracy, deterministic=False):
         super().__init__(name, problem, None, weights, causal)
-        self.make = lambda: self.bind(library, weights, causal, accuracy)
+        self.make = lambda: self.bind(library, weights, causal, accuracy, deterministic)
         self.row["accuracy"] = accuracy
+        self.row["deterministic"] = deterministic
 
-    def bind(self, library, weights, causal, accuracy):
+    def bind(self, library, weights, causal, accuracy, deterministic):
         p = self.problem
-        plan = library.compile(programs()[weights, causal]).plan(p.shape(), p.dtype, p.device.kind, accuracy=accuracy, backward=True)
+        plan = library.compile(programs()[weights, causal]).plan(p.shape(), p.dtype, p.device.kind, accuracy=accuracy, backward=True,
+                                                                 deterministic=deterministic)
         self.row["plan"] = plan.describe()
         softmax = weights == "softmax"
         out = torch.empty(p.batch, p.seq, p.heads, p.v_dim, dtype=p.q.dtype, device=p.q.device)
@@ -560,6 +562,8 @@ def backward_suite(bench):
                       for name, backend in torch_backends(problem).items() if name in ("cuDNN", "FA2")]
         contenders += [AttuneBackwardContender(f"Attune {weights} {accuracy}", problem, bench.library, weights, causal, accuracy)
                        for weights in ("softmax", "sigmoid") for accuracy in bench.accuracies]
+        contenders += [AttuneBackwardContender(f"Attune {weights} {bench.accuracies[0]} deterministic", problem, bench.library, weights, causal,
+                                               bench.accuracies[0], deterministic=True) for weights in ("softmax", "sigmoid")]
         return bench.measure(f"backward d{dim} {mask_name(causal)} {seq}", contenders, head_dim=dim, causal=causal, seq=seq)
 
     points = bench.sweep("backward", (lambda d=d, c=c, s=s: point(d, c, s) for d in (64, 128) for c in (False, True) for s in lengths))

@@ -24,7 +24,7 @@ namespace {
 struct ExplainArguments {
   std::string file, stage, shape, dtype = "f32", arch = "sm_90a", accuracy = "fast", picture;
   std::vector<std::string> constants, params;
-  bool backward = false;
+  bool backward = false, deterministic = false;
 };
 
 Stage parse_stage(const std::string& text) {
@@ -103,6 +103,7 @@ void explain_program(const ExplainArguments& arguments, bool json) {
   options.arch = arguments.arch;
   options.accuracy = parse_accuracy(arguments.accuracy);
   options.backward = arguments.backward;
+  options.deterministic = arguments.deterministic;
   if (!arguments.shape.empty()) options.shape = parse_shape(arguments.shape);
   if (!arguments.params.empty() && arguments.picture.empty()) throw UsageError("--param: only --picture takes parameters");
   // A picture alone prints no stage.
@@ -112,6 +113,7 @@ void explain_program(const ExplainArguments& arguments, bool json) {
   const bool is_of_gpu = stage == "cuda" || stage == "ptx" || stage == "resources";
   if (arguments.backward && !is_of_gpu)
     throw UsageError(fmt::format("--backward: only --emit cuda, ptx and resources have it, found '{}'", stage));
+  if (arguments.deterministic && !arguments.backward) throw UsageError("--deterministic: only --backward has it");
   if (json && stage != "resources") throw UsageError(fmt::format("--json: only --emit resources has it, found '{}'", stage));
 
   std::string text = read_program(arguments.file);
@@ -137,6 +139,7 @@ Command explain_command(Outcome& outcome) {
            {"--arch", &arguments->arch, "GPU architecture, for --emit cuda, ptx and resources (default: sm_90a)", "sm_NN"},
            {"--accuracy", &arguments->accuracy, "Of a GPU's kernel (default: fast)", kAccuracies},
            {"--backward", &arguments->backward, "Of a GPU: the kernels of the backward pass"},
+           {"--deterministic", &arguments->deterministic, "With --backward: the same bits from call to call"},
            {"--const", &arguments->constants, "Value of a `const` parameter; repeatable", kAssignment},
            {"--picture", &arguments->picture, "Draw the mask of batch 0, head 0 into this file", "FILE.svg"},
            {"--param", &arguments->params, "Value of a parameter, for --picture; repeatable", kParamAssignment},

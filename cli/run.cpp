@@ -25,6 +25,7 @@ struct RunArguments {
   std::string file, q, k, v, out, lse, cu_q, cu_k, dout, dq, dk, dv, dtype = "f32", device = "auto", accuracy = "fast";
   std::vector<std::string> params, constants, grads;
   int threads = 0;
+  bool deterministic = false;
 
   bool packed() const { return !cu_q.empty(); }
   bool backward() const { return !dout.empty(); }
@@ -71,6 +72,9 @@ void check_combinations(const RunArguments& arguments) {
     any = any || given;
   }
   if (arguments.backward() && !any) throw UsageError("--dout: expected at least one of --dq, --dk, --dv and --grad to write");
+  if (arguments.deterministic && !arguments.backward()) {
+    throw UsageError("--deterministic: only the backward pass can be anything else: expected --dout too");
+  }
   if (arguments.threads < 0) throw UsageError(fmt::format("--threads: expected 0 (all cores) or more, found {}", arguments.threads));
 }
 
@@ -275,6 +279,7 @@ PlanOptions plan_options(const RunArguments& arguments, DType dtype, const Devic
   options.dtype = dtype;
   options.device = device;
   options.accuracy = parse_accuracy(arguments.accuracy);
+  options.deterministic = arguments.deterministic;
   arrays.bindings.apply(options);
   if (arguments.packed()) {
     options.cu_q = reinterpret_cast<const int32_t*>(arrays.cu_q->data.data());
@@ -471,6 +476,7 @@ std::vector<Argument> arguments_of(RunArguments& to, Outcome& outcome) {
       {"--dtype", &to.dtype, "Type that q, k, v and out are computed in (default: f32)", kDTypes},
       {"--device", &to.device, "Where to run, cuda:N for GPU N (default: auto, a GPU for f16 and bf16 if there is one)", kDevices},
       {"--accuracy", &to.accuracy, "On a GPU: `fast` may use approximations that pass a gate (default: fast)", kAccuracies},
+      {"--deterministic", &to.deterministic, "On a GPU: gradients with the same bits from run to run, as the CPU's always are"},
       {"--threads", &to.threads, "CPU threads (default: one for each core)", "N"},
       {"--json", &outcome.json, "Print the report (or a wrong program's diagnostics) as JSON"},
   };

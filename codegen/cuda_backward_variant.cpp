@@ -18,7 +18,7 @@ constexpr std::string_view kOfSums = "Gradients& gradients, KeyGradients& key_gr
 }  // namespace
 
 BackwardVariant::BackwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
-    : CudaVariant(lowered, options), config_(config), backward_(lowered.backward) {
+    : CudaVariant(lowered, options), config_(config), deterministic_(options.deterministic), backward_(lowered.backward) {
   find_scale();
   from_weight_ = !reaches(backward_.dqk, Symbol::kQk) && !reaches(backward_.dqk, Symbol::kLse2);
   for (const ParamGradient& gradient : backward_.params) {
@@ -89,7 +89,12 @@ bool BackwardVariant::has_row_gradients() const {
 }
 
 bool BackwardVariant::is_prepared() const {
-  return is_softmax() || std::any_of(ir_.params.begin(), ir_.params.end(), [](const Param& param) { return param.is_grad; });
+  const bool clears = !deterministic_ && has_gradients(), has_turns = deterministic_ && config_.skeleton == GpuSkeleton::kSm90;
+  return is_softmax() || clears || has_turns;
+}
+
+bool BackwardVariant::has_gradients() const {
+  return std::any_of(ir_.params.begin(), ir_.params.end(), [](const Param& param) { return param.is_grad; });
 }
 
 // What the addresses of gradients are made of.
@@ -111,12 +116,15 @@ std::string BackwardVariant::text() const {
   text += pair_text();
   if (from_weight_ && has_pair_gradients()) text += gradients_text();
   if (has_row_gradients()) text += row_gradients_text();
-  text += flush_text() + flush_keys_text() + clear_text() + scale_text();
+  text += flush_text() + flush_keys_text() + clear_text() + take_text() + scale_text();
   if (has_mask()) text += keep_text();
   text += "\n";
   if (is_searched()) {
     text += extent_text(Rate::kRow) + extent_text(Rate::kColumn) + classify_text();
-    if (config_.skeleton == GpuSkeleton::kSm90) text += stored_text(Rate::kRow, "stored_row_extents", "p.blocks_m");
+    if (config_.skeleton == GpuSkeleton::kSm90) {
+      text += stored_text(Rate::kRow, "stored_row_extents", "p.extents", "p.blocks_m");
+      if (deterministic_) text += stored_text(Rate::kColumn, "stored_column_extents", "p.column_extents", "p.blocks_n");
+    }
   } else {
     text += range_text("kept_queries", "k", bounds_.kept_queries) + range_text("full_queries", "k", bounds_.full_queries);
     text += range_text("kept_keys", "q", bounds_.kept_keys) + range_text("full_keys", "q", bounds_.full_keys);
@@ -138,7 +146,7 @@ std::string BackwardVariant::gradients_struct_text() const {
         of_head += fmt::format("    float {} = 0.0f;\n", name);
         break;
       case Place::kRun:
-        of_head += fmt::format("    RunningSum {};\n", name);
+        of_head += fmt::format("    {} {};\n", deterministic_ ? "RunningExactSum" : "RunningSum", name);
         break;
       case Place::kKey:
         of_key += fmt::format("    float {} = 0.0f;\n", name);
@@ -166,10 +174,11 @@ std::string BackwardVariant::added_text(CudaWriter& writer, bool of_pairs) const
         text += cuda_line(4, fmt::format("key_gradients.{} += {};", name, value));
         break;
       case Place::kMemory:
-        text += cuda_line(4, fmt::format("{}add_global({}, {});", wanted, writer.gradient_address(gradient.read), value));
+        text += cuda_line(4, fmt::format("{}add_global({}, {});", wanted, writer.gradient_address(gradient.read, sums()), value));
         break;
       case Place::kRun:
-        text += cuda_line(4, fmt::format("{}gradients.{}.add({}, {});", wanted, name, writer.gradient_address(gradient.read), value));
+        text +=
+            cuda_line(4, fmt::format("{}gradients.{}.add({}, {});", wanted, name, writer.gradient_address(gradient.read, sums()), value));
         break;
     }
   }
@@ -257,8 +266,8 @@ std::string BackwardVariant::summed_text(Place place, CudaWriter& writer) const 
     const char* owner = place == Place::kHead ? "gradients" : "key_gradients";
     const char* function = place == Place::kHead ? "add_of_warp" : "add_global";
     const char* counts = place == Place::kHead ? "" : "counts && ";
-    text += cuda_line(
-        4, fmt::format("if ({}p.g_{}) {}({}, {}.{});", counts, param, function, writer.gradient_address(gradient.read), owner, name));
+    text += cuda_line(4, fmt::format("if ({}p.g_{}) {}({}, {}.{});", counts, param, function,
+                                     writer.gradient_address(gradient.read, sums()), owner, name));
     text += fmt::format("    {}.{} = 0.0f;\n", owner, name);
   }
   return text;
@@ -292,7 +301,7 @@ std::string BackwardVariant::flush_keys_text() const {
 std::string BackwardVariant::clear_text() const {
   std::string body;
   for (const Param& param : ir_.params) {
-    if (!param.is_grad) continue;
+    if (!param.is_grad || deterministic_) continue;
     body +=
         param.is_tensor
             ? cuda_line(4, fmt::format("if (p.g_{0}) clear_strided(p.g_{0}, p.g_{0}_stride, p.g_{0}_size, p.g_{0}_count, thread, threads);",
@@ -300,6 +309,20 @@ std::string BackwardVariant::clear_text() const {
             : fmt::format("    if (p.g_{0} && thread == 0) *p.g_{0} = 0.0f;\n", param.name);
   }
   return cuda_function("void clear_gradients(const Params& p, i64 thread, i64 threads)", body);
+}
+
+std::string BackwardVariant::take_text() const {
+  if (!deterministic_ || !has_gradients()) return "";
+  std::string body;
+  for (const Param& param : ir_.params) {
+    if (!param.is_grad) continue;
+    body += cuda_line(
+        4, param.is_tensor
+               ? fmt::format("if (p.g_{0}) take_strided(p.sum_{0}, p.g_{0}, p.g_{0}_stride, p.g_{0}_size, p.g_{0}_count, thread, threads);",
+                             param.name)
+               : fmt::format("if (p.g_{0} && thread == 0) *p.g_{0} = p.sum_{0}->take();", param.name));
+  }
+  return cuda_function("void take_gradients(const Params& p, i64 thread, i64 threads)", body);
 }
 
 }  // namespace attune::codegen

@@ -16,10 +16,12 @@ class BackwardVariant : public CudaVariant {
   std::string text() const;
   // What one block of queries needs in memory so that tiles can be classified.
   size_t extent_bytes() const { return CudaVariant::extent_bytes(Rate::kRow); }
+  size_t column_extent_bytes() const { return CudaVariant::extent_bytes(Rate::kColumn); }
   bool uses_delta() const { return backward_.uses_delta; }
   // Whether anything has to be done before and behind the main kernels, whatever these leave to do.
   bool is_prepared() const;
   bool has_row_gradients() const;
+  bool has_gradients() const;
 
  private:
   // Where the contributions to a read's gradient are summed.
@@ -46,11 +48,16 @@ class BackwardVariant : public CudaVariant {
   std::string flush_text() const;
   std::string flush_keys_text() const;
   std::string clear_text() const;
+  std::string take_text() const;
 
   std::string added_text(CudaWriter& writer, bool of_pairs) const;
   std::string summed_text(Place place, CudaWriter& writer) const;
 
+  // Where gradients are added up: members of Params, by the parameter's name behind this.
+  const char* sums() const { return deterministic_ ? "p.sum_" : "p.g_"; }
+
   const GpuConfig& config_;
+  const bool deterministic_;
   Backward backward_;  // dqk without dqk_scale
   ValueId scale_ = kNoValue;
   bool from_weight_ = false;

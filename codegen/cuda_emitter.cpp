@@ -64,8 +64,8 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
     at = end + 1;
   }
   text += fmt::format("//\n// attune explain {}.attn --emit cuda{} --arch {} --dtype {} --shape {},{},{}", ir.name,
-                      is_backward ? " --backward" : "", options.arch, dtype_text(options.dtype), typical_sizes(config), options.head_dim,
-                      options.v_dim);
+                      is_backward ? options.deterministic ? " --backward --deterministic" : " --backward" : "", options.arch,
+                      dtype_text(options.dtype), typical_sizes(config), options.head_dim, options.v_dim);
   for (const Param& param : ir.params) {
     if (param.is_const) text += fmt::format(" --const {}={}", param.name, print_expr(ir, param.default_value));
   }
@@ -122,6 +122,7 @@ std::string backward_config_text(const GpuKernelOptions& options, const GpuConfi
   text.add("int", "kBlockN", config.block_n, "key rows of a CTA");
   text.add("int", "kStages", config.stages, "depth of the Q and dO rings");
   text.add("int", is_sm90 ? "kWarpgroups" : "kWarps", config.warpgroups, is_sm90 ? "of 64 key rows each" : "of 16 key rows each");
+  text.add("bool", "kDeterministic", options.deterministic, "the same bits from call to call");
   return text.finish(options);
 }
 
@@ -221,12 +222,14 @@ class GeneratedBackward {
         params_(backward_params(lowered.ir, {.skeleton = config.skeleton,
                                              .packed = options.packed,
                                              .has_extents = variant_.is_searched(),
-                                             .has_index_flag = variant_.has_index_flag()})) {
+                                             .has_index_flag = variant_.has_index_flag(),
+                                             .deterministic = options.deterministic})) {
     const std::string name = lowered.ir.name + "_backward";
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.side_threads = kSideThreads;
     if (variant_.is_prepared()) kernel_.prepare_name = name + "_prepare";
+    if (options.deterministic && variant_.has_gradients()) kernel_.sums_name = name + "_sums";
     if (is_sm90()) {
       kernel_.name = name;
       kernel_.finish_name = name + "_finish";
@@ -235,6 +238,7 @@ class GeneratedBackward {
       if (variant_.is_searched()) {
         kernel_.extents_name = name + "_extents";
         kernel_.extent_bytes = variant_.extent_bytes();
+        if (options.deterministic) kernel_.column_extent_bytes = variant_.column_extent_bytes();
       }
     } else {
       kernel_.name = name + "_keys";
@@ -254,6 +258,7 @@ class GeneratedBackward {
     text += kernel_text(kernel_.name, kernel_.threads, skeleton.function);
     if (!kernel_.queries_name.empty()) text += kernel_text(kernel_.queries_name, kernel_.threads, skeleton.queries);
     if (!kernel_.finish_name.empty()) text += kernel_text(kernel_.finish_name, kSideThreads, skeleton.finish);
+    if (!kernel_.sums_name.empty()) text += kernel_text(kernel_.sums_name, kSideThreads, "attention_backward_sums");
     return text;
   }
 
@@ -286,10 +291,11 @@ GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfi
 }
 
 // What its kernels are called.
-GpuSkeletonText backward_functions(const GpuConfig& config) {
+GpuSkeletonText backward_functions(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   skeleton.prepare = "attention_backward_prepare";
   if (config.skeleton == GpuSkeleton::kSm90) {
+    if (options.deterministic) skeleton.prepare = "attention_backward_prepare_turns";
     skeleton.function = "attention_backward_sm90";
     skeleton.finish = "attention_backward_finish";
   } else {
@@ -300,10 +306,10 @@ GpuSkeletonText backward_functions(const GpuConfig& config) {
 }
 
 GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
-  GpuSkeletonText skeleton = backward_functions(config);
+  GpuSkeletonText skeleton = backward_functions(options, config);
   if (config.skeleton == GpuSkeleton::kSm90) {
     skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_backward_text(options, config);
-    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_backward.cuh"});
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_turns.cuh", "sm90_backward.cuh"});
   } else {
     skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm80_backward.cuh"});
@@ -343,7 +349,7 @@ std::string emit_gpu_variant(const Lowered& lowered, const GpuKernelOptions& opt
 
 std::string emit_gpu_backward_variant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config) {
   const GeneratedBackward generated(lowered, options, config);
-  return generated.structs() + generated.kernels(backward_functions(config));
+  return generated.structs() + generated.kernels(backward_functions(options, config));
 }
 
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {

@@ -52,10 +52,12 @@ void add_param(const Param& param, bool packed, ParamsLayout& layout) {
   }
 }
 
-void add_gradient(const Param& param, ParamsLayout& layout) {
+void add_gradient(const Param& param, bool deterministic, ParamsLayout& layout) {
   layout.add("g_" + param.name, "float*");
+  if (deterministic) layout.add("sum_" + param.name, "ExactSum*");
   if (!param.is_tensor) return;
   const int rank = static_cast<int>(param.dims.size());
+  if (deterministic) layout.add_array("sum_" + param.name + "_stride", "i64", rank);
   layout.add_array("g_" + param.name + "_stride", "i64", rank);
   layout.add("g_" + param.name + "_count", "i64");
   layout.add_array("g_" + param.name + "_size", "int", rank);
@@ -145,12 +147,17 @@ ParamsLayout backward_params(const Ir& ir, const GpuParamsOptions& options) {
   layout.add("lse", "const float*");
   add_all({"lse2", "delta"}, "float*", layout);
   if (is_sm90) layout.add("dq_sum", "float*");
+  if (is_sm90 && options.deterministic) {
+    add_all({"turns", "spans"}, "int*", layout);
+    layout.add("meetings", "u32*");
+    if (options.has_extents) layout.add("column_extents", "void*");
+  }
   add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "dout_stride", "dq_stride", "dk_stride", "dv_stride", "lse_stride"},
               layout);
   add_call(options, {"blocks_m", "blocks_n"}, layout);
   for (const Param& param : ir.params) {
     add_param(param, options.packed, layout);
-    if (param.is_grad) add_gradient(param, layout);
+    if (param.is_grad) add_gradient(param, options.deterministic, layout);
   }
   check_size(ir, layout);
   return layout;

@@ -38,6 +38,7 @@ struct GpuParamsOptions {
   bool packed = false;
   bool has_extents = false;     // classes of tiles are searched for with what is known of blocks of keys (backward: of queries)
   bool has_index_flag = false;  // an index depends on data
+  bool deterministic = false;   // backward
 };
 
 // Both throw ArgumentError if the members take more than a kernel's argument may.

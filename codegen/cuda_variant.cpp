@@ -251,12 +251,12 @@ std::string CudaVariant::classify_text() const {
           cuda_return(fmt::format("{} ? TileClass::kFull : TileClass::kPartial", all_kept)));
 }
 
-std::string CudaVariant::stored_text(Rate rate, std::string_view name, std::string_view blocks) const {
+std::string CudaVariant::stored_text(Rate rate, std::string_view name, std::string_view member, std::string_view blocks) const {
   const char* type = rate == Rate::kRow ? "RowExtent" : "ColumnExtent";
   return cuda_function(
       fmt::format("{}* {}(const Params& p, int b, int h)", type, name),
-      fmt::format("    const int blocks = {};\n    return static_cast<{}*>(p.extents) + (static_cast<i64>(b) * p.heads + h) * blocks;\n",
-                  blocks, type));
+      fmt::format("    const int blocks = {};\n    return static_cast<{}*>({}) + (static_cast<i64>(b) * p.heads + h) * blocks;\n", blocks,
+                  type, member));
 }
 
 }  // namespace attune::codegen

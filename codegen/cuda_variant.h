@@ -46,7 +46,7 @@ class CudaVariant {
   std::string range_text(std::string_view name, std::string_view tile, const IndexRange& range) const;  // of tile "q" or "k"
   std::string extent_text(Rate rate) const;
   std::string classify_text() const;
-  std::string stored_text(Rate rate, std::string_view name, std::string_view blocks) const;
+  std::string stored_text(Rate rate, std::string_view name, std::string_view member, std::string_view blocks) const;
 
   // Parts of functions.
   std::string outside_text(const CudaWriter& writer, bool carries) const;

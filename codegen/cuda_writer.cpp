@@ -201,11 +201,11 @@ std::string CudaWriter::value(ValueId id) {
   return text_[id].text;
 }
 
-std::string CudaWriter::gradient_address(ValueId read) {
+std::string CudaWriter::gradient_address(ValueId read, std::string_view prefix) {
   const Node& node = graph()[read];
-  if (node.op == Op::k_param) return "p.g_" + values_.ir().params[node.index].name;
+  if (node.op == Op::k_param) return fmt::format("{}{}", prefix, values_.ir().params[node.index].name);
   for (ValueId index : node.operands) value(index);
-  return address(node, "p.g_");
+  return address(node, prefix);
 }
 
 void CudaWriter::assign(const std::string& owner, ValueId id) {

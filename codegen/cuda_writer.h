@@ -32,8 +32,9 @@ class CudaWriter {
 
   // The value as an expression; what it needs has become statements.
   std::string value(ValueId id);
-  // Where the gradient of what `read` (a read or a param) gives lies; of a read the indices are among the roots.
-  std::string gradient_address(ValueId read);
+  // Where the gradient of what `read` (a read or a param) gives lies, in the member of Params that `prefix` ("p.g_") and the name make; of
+  // a read the indices are among the roots.
+  std::string gradient_address(ValueId read, std::string_view prefix);
   // "OWNER.NAME = ...;" for a member, which is read there from now on.
   void assign(const std::string& owner, ValueId id);
   // Lines, indented by four; empties the list.

@@ -41,6 +41,12 @@ bool all_vectors(const std::array<BackwardSide, 8>& sides, const GpuProblem& pro
                      [&](const BackwardSide& side) { return !side.is_there || has_vector_rows(side, problem); });
 }
 
+int64_t element_count(const std::vector<int32_t>& sizes) {
+  int64_t count = 1;
+  for (const int32_t size : sizes) count *= size;
+  return count;
+}
+
 void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argument) {
   const int first = GpuTensorIndex::backward(ir, GpuTensorIndex::kGrads);
   for (size_t i = 0; i < ir.params.size(); ++i) {
@@ -50,11 +56,9 @@ void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argumen
     const std::string name = "g_" + param.name;
     argument.patch(name, GpuPatch::Kind::kTensor, first + static_cast<int64_t>(i));
     if (!param.is_tensor) continue;
-    int64_t count = 1;
-    for (const int32_t size : binding.grad_sizes) count *= size;
     argument.set_all(name + "_stride", binding.grad_strides);
     argument.set_all(name + "_size", binding.grad_sizes);
-    argument.set(name + "_count", count);
+    argument.set(name + "_count", element_count(binding.grad_sizes));
   }
 }
 
@@ -71,6 +75,38 @@ class Workspace {
  private:
   int64_t bytes_ = 0;
 };
+
+// Deterministic: sums of gradients side by side, in the order of their tensors' elements. Returns how many the largest tensor has.
+int64_t place_sums(const Ir& ir, const GpuProblem& problem, Workspace& workspace, GpuArgument& argument) {
+  constexpr int64_t kBytesOfSum = 104;  // ExactSum in gradients.cuh
+  int64_t most = 0;
+  for (size_t i = 0; i < ir.params.size(); ++i) {
+    const Param& param = ir.params[i];
+    if (!param.is_grad) continue;
+    const std::vector<int32_t>& sizes = problem.params[i].grad_sizes;
+    std::vector<int64_t> strides(sizes.size(), 0);
+    int64_t count = 1;
+    for (size_t axis = sizes.size(); axis-- > 0; count *= sizes[axis]) {
+      if (sizes[axis] > 1) strides[axis] = count;
+    }
+    const std::string name = "sum_" + param.name;
+    argument.patch(name, GpuPatch::Kind::kWorkspace, workspace.place(count * kBytesOfSum));
+    argument.set_all(name + "_stride", strides);
+    most = std::max(most, count);
+  }
+  return most;
+}
+
+// Heads of keys at work together. Deterministic: CTAs of a head that start together wait for each other, one step after the other: not more
+// than a few.
+int backward_section_heads(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config, const GpuProblem& problem) {
+  const int64_t streamed = int64_t{problem.q_len} * (options.head_dim + options.v_dim) * kGpuElementBytes;
+  const int64_t group = std::max(1, problem.heads / std::max(1, problem.kv_heads));
+  const int heads = problem.batch * problem.kv_heads, section = section_heads(lowered, problem, streamed * group, heads);
+  if (!options.deterministic || config.skeleton != GpuSkeleton::kSm90) return section;
+  constexpr int kTilesTogether = 8;
+  return std::clamp(ceil_div(problem.multiprocessors, kTilesTogether), section, std::max(section, heads));
+}
 
 }  // namespace
 
@@ -118,11 +154,23 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
   const int columns = (options.head_dim + 63) / 64 * 64;
   const int64_t dq_sum = workspace.place(is_sm90 ? rows * columns * static_cast<int64_t>(sizeof(float)) : 0);
   const int64_t extents = workspace.place(int64_t{blocks_q} * static_cast<int64_t>(kernel.extent_bytes));
-  plan.workspace_bytes = workspace.bytes();
+  const int side_grid = std::max(1, blocks_q);
   plan.sources.push_back({kernel.source, options.arch});
 
   GpuLaunch launch;
   GpuArgument argument(kernel, launch);
+  int64_t most_sums = 0;
+  if (options.deterministic) {
+    const bool has_turns = is_sm90, has_meetings = has_turns && lowered.bounds.kind != MaskBounds::Kind::kAll;
+    const int64_t blocks_k = int64_t{heads} * blocks_n, words = has_meetings ? ceil_div(blocks_n, 32) : 0;
+    argument.patch("turns", GpuPatch::Kind::kWorkspace, workspace.place(has_turns ? int64_t{side_grid} * 4 : 0));
+    argument.patch("spans", GpuPatch::Kind::kWorkspace, workspace.place(has_meetings ? blocks_k * 8 : 0));
+    argument.patch("meetings", GpuPatch::Kind::kWorkspace, workspace.place(int64_t{blocks_q} * words * 8));
+    argument.patch("column_extents", GpuPatch::Kind::kWorkspace,
+                   workspace.place(blocks_k * static_cast<int64_t>(kernel.column_extent_bytes)));
+    most_sums = place_sums(ir, problem, workspace, argument);
+  }
+  plan.workspace_bytes = workspace.bytes();
   const auto sides = backward_sides(&ir, problem, options, config);
   for (const BackwardSide& side : sides) {
     if (!side.is_there) continue;
@@ -143,9 +191,7 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
   argument.set("blocks_m", int32_t{blocks_m});
   argument.set("blocks_n", int32_t{blocks_n});
   argument.set("tiles", int32_t{tiles});
-  const int64_t streamed = int64_t{problem.q_len} * (options.head_dim + options.v_dim) * kGpuElementBytes;
-  const int64_t group = std::max(1, problem.heads / std::max(1, problem.kv_heads));
-  argument.set("section_heads", int32_t{section_heads(lowered, problem, streamed * group, kv_heads)});
+  argument.set("section_heads", int32_t{backward_section_heads(lowered, options, config, problem)});
   set_problem(ir, problem, argument);
   set_gradients(ir, problem, argument);
 
@@ -157,12 +203,13 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
     launch.shared_bytes = shared_bytes;
     plan.launches.push_back(launch);
   };
-  const int side_grid = std::max(1, blocks_q);
   add(kernel.prepare_name, side_grid, kernel.side_threads, 0);
   add(kernel.extents_name, ceil_div(blocks_q, kernel.side_threads / 32), kernel.side_threads, 0);
   add(kernel.name, tiles, kernel.threads, kernel.shared_bytes);
   add(kernel.queries_name, ceil_div(problem.q_len, config.block_n) * heads, kernel.threads, kernel.shared_bytes);  // as many rows as keys
   add(kernel.finish_name, side_grid, kernel.side_threads, 0);
+  constexpr int64_t kMostCtas = 4096;
+  add(kernel.sums_name, static_cast<int>(std::min(kMostCtas, most_sums / kernel.side_threads + 1)), kernel.side_threads, 0);
   return plan;
 }
 

@@ -45,6 +45,7 @@ struct GpuKernelOptions {
   bool packed = false;                               // sequences by cu_q and cu_k
   Accuracy accuracy = Accuracy::kFast;
   bool far_positions = false;  // lengths from kFirstInexactLength on (float_distances.h)
+  bool deterministic = false;  // backward: the same bits from call to call
 };
 
 // One member of the kernel's `Params` struct: what the planner writes at `offset`.
@@ -65,12 +66,14 @@ struct GpuKernel {
   // block of keys (backward: of queries) of each head and batch, of which it writes `extent_bytes` at most into the workspace.
   std::string extents_name;
   size_t extent_bytes = 0;
-  size_t part_bytes = 0;  // sm80 forward: what one of several splits of a tile leaves in the workspace
+  size_t column_extent_bytes = 0;  // sm90 backward, deterministic: the same of blocks of keys, by `prepare`
+  size_t part_bytes = 0;           // sm80 forward: what one of several splits of a tile leaves in the workspace
   // Backward: kernels of the same source and arguments around `name`, in this order; one whose name is empty has nothing to do. `prepare`
   // and `finish` run CTAs of `side_threads` threads, one for each block of block_m queries of each head and batch, and at least one.
   std::string prepare_name;  // lse2 and delta, zeros in the gradients of parameters
   std::string queries_name;  // sm80: dq, with the threads and shared memory of `name`, which has dk and dv; a CTA has 16 queries a warp
   std::string finish_name;   // sm90: dq from its sums; the gradients of rows
+  std::string sums_name;     // deterministic: gradients of parameters from their sums; threads take turns at the elements
   int side_threads = 0;
 };
 

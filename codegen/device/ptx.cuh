@@ -33,6 +33,16 @@ DEVICE void add_global(float* to, float value) {
   asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(value) : "memory");
 }
 
+// Only if the condition is not 0, as data and not as a branch.
+DEVICE void add_global_if(int adds, float* to, float value) {
+  asm volatile("{.reg .pred adds; setp.ne.s32 adds, %2, 0; @adds red.relaxed.gpu.global.add.f32 [%0], %1;}" ::"l"(to), "f"(value), "r"(adds)
+               : "memory");
+}
+DEVICE void add_global_if(int adds, i64* to, i64 value) {
+  asm volatile("{.reg .pred adds; setp.ne.s32 adds, %2, 0; @adds red.relaxed.gpu.global.add.u64 [%0], %1;}" ::"l"(to), "l"(value), "r"(adds)
+               : "memory");
+}
+
 // Special-function unit: 16 results a cycle and multiprocessor. exp2: 2 ulp; tanh: absolute error 2^-10.9.
 DEVICE float exp2_approx(float x) {
   float y;

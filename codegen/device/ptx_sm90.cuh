@@ -127,6 +127,23 @@ DEVICE float2 load_shared_f32_x2(u32 from) {
 DEVICE void add_global_x4(float* to, float a, float b, float c, float d) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
+// Waits until another CTA has stored this value, and sees what it has done before.
+DEVICE void wait_global(const int* from, int value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred differs;\n"
+      ".reg .s32 found;\n"
+      "AGAIN: ld.acquire.gpu.global.s32 found, [%0];\n"
+      "setp.ne.s32 differs, found, %1;\n"
+      "@differs bra AGAIN;\n"
+      "}" ::"l"(from),
+      "r"(value)
+      : "memory");
+}
+// Behind all that this thread knows to be done.
+DEVICE void store_release(int* to, int value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
 
 // Read anew: what depends on them is computed again rather than kept in a register.
 DEVICE u32 read_thread_index() {

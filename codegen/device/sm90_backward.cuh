@@ -36,7 +36,8 @@ struct Layout {
   static constexpr int kFullQ = kFullV + 8, kEmptyQ = kFullQ + 8 * Config::kStages;
   static constexpr int kFullO = kEmptyQ + 8 * Config::kStages, kEmptyO = kFullO + 8 * Config::kStages;
   static constexpr int kFullS = kEmptyO + 8 * Config::kStages, kEmptyS = kFullS + 8 * kPlacesS;
-  static constexpr int kBytes = kEmptyS + 8 * kPlacesS;
+  static constexpr int kTurn = kEmptyS + 8 * kPlacesS, kAdded = kTurn + 8 * kPlacesS;  // deterministic
+  static constexpr int kBytes = kAdded + 8 * kPlacesS;
 
   static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
   // What setmaxnreg leaves for each role.
@@ -153,12 +154,24 @@ struct Producer {
     }
   }
 
+  // The same in the order in which turns come.
+  DEVICE void add_head_by_turns(const Uniform& u) {
+    const bool all_keys = (tile.n + 1) * L::kN <= u.k_len;
+    for_each_meeting<Config, Variant>(p, u.b * p.heads + u.h, u.q_len, tile.n, [&](int block, int, bool is_full) {
+      add_step(block, !all_keys || !is_full || (block + 1) * L::kM > u.q_len, u);
+    });
+  }
+
   DEVICE void run() {
     const int group = p.heads / p.kv_heads;
     Uniform u = Variant::uniform(p, tile.b, tile.h * group);
     if (lane == 0) load<L::kChunksQ, L::kN>(at(L::kFullK), at(L::kK), &p.k_map, u.first_k + tile.n * L::kN, tile.h, 0);
     for (int i = 0;;) {
-      add_head(u);
+      if constexpr (Config::kDeterministic) {
+        add_head_by_turns(u);
+      } else {
+        add_head(u);
+      }
       if (++i == group) break;
       u = Variant::uniform(p, tile.b, tile.h * group + i);
     }
@@ -428,6 +441,16 @@ struct Consumer {
   }
   DEVICE void wait_ds(Ring<L::kPlacesS> ds) { mbarrier_wait(at(L::kFullS, ds.place()), ds.parity()); }
 
+  // Deterministic: before the first unit of a dQ is added, and behind the last one.
+  DEVICE void begin_adding(Ring<L::kPlacesS> ds, int i) {
+    if (Config::kDeterministic && i == 0) mbarrier_wait(at(L::kTurn, ds.place()), ds.parity());
+  }
+  DEVICE void end_adding(Ring<L::kPlacesS> ds, int i) {
+    if (!Config::kDeterministic || i < L::kUnitsOfOne - 1) return;
+    __syncwarp();
+    release(at(L::kAdded, ds.place()));
+  }
+
   // One whole dQ, with nothing else to do meanwhile.
   DEVICE void finish_dq(float (&dq)[32], Ring<L::kPlacesS> ds) {
     wait_ds(ds);
@@ -436,7 +459,9 @@ struct Consumer {
       issue_dq(dq, ds, i);
       wait_products<0>(dq);
       if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, ds.place()));
+      begin_adding(ds, i);
       add_dq(dq, of_step(ds.count, Step::kNumber), i);
+      end_adding(ds, i);
     }
   }
 
@@ -444,7 +469,9 @@ struct Consumer {
   DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int number, int i) {
     if (static_cast<int>(late.count) < 0) return;
     if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
+    begin_adding(late, i);
     add_dq(dq, number, i);
+    end_adding(late, i);
   }
 
   DEVICE void run(const KeyTile& tile) {
@@ -591,7 +618,9 @@ DEVICE void attention_backward_sm90(const Params& p) {
   extern __shared__ unsigned char shared[];
   const Places at = {(shared_address(shared) + 1023) & ~1023u};
   const int wg = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
-  const KeyTile tile = key_tile_of(blockIdx.x, p);
+  int number = blockIdx.x;
+  if constexpr (Config::kDeterministic) number = draw_ticket(at(L::kSteps), p);
+  const KeyTile tile = key_tile_of(number, p);
   if constexpr (Config::kPacked) {
     if (tile.n * L::kN >= Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads)).k_len) return;
   }
@@ -608,13 +637,22 @@ DEVICE void attention_backward_sm90(const Params& p) {
     for (int i = 0; i < L::kPlacesS; ++i) {
       mbarrier_init(at(L::kFullS, i), L::kConsumerWarps);
       mbarrier_init(at(L::kEmptyS, i), L::kConsumerWarps);
+      if constexpr (Config::kDeterministic) {
+        mbarrier_init(at(L::kTurn, i), 2);  // the turn has come; the place is free
+        mbarrier_init(at(L::kAdded, i), L::kConsumerWarps);
+      }
     }
     mbarrier_fence_init();
   }
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
-    if (__shfl_sync(~0u, threadIdx.x / kWarp, 0) == 0) Producer<Config, Variant, Params>(p, at, tile).run();
+    const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0);
+    if (warp == 0) Producer<Config, Variant, Params>(p, at, tile).run();
+    if constexpr (Config::kDeterministic) {
+      if (warp == 1) Turns<Config, Variant, Params>(p, at, tile.n, tile.h, tile.b).wait();
+      if (warp == 2) Turns<Config, Variant, Params>(p, at, tile.n, tile.h, tile.b).publish();
+    }
   } else {
     set_registers_up<L::kConsumerRegisters>();
     Consumer<Config, Variant>(p, at).run(tile);
@@ -632,6 +670,7 @@ DEVICE void row_extents_sm90(const Params& p) {
   if (first >= u.q_len) return;
   const auto extent = Variant::row_extent(first, min(first + Config::kBlockM, u.q_len) - 1, p, u);
   if (threadIdx.x % kWarp == 0) Variant::stored_row_extents(p, u.b, u.h)[block] = extent;
+  if constexpr (Config::kDeterministic) search_meetings<Config, Variant>(p, u, extent, block);
 }
 
 // Gradients that are taken once for each row, of a block.

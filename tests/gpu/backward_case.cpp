@@ -46,6 +46,28 @@ std::vector<int64_t> dense_strides(const std::vector<int64_t>& dims) {
   return strides;
 }
 
+codegen::GpuKernelOptions options_of(const Case& c, bool deterministic) {
+  codegen::GpuKernelOptions options;
+  options.arch = "sm_80";
+  options.dtype = element_type(c.dtype);
+  options.head_dim = c.head_dim;
+  options.v_dim = c.v_dim;
+  options.packed = c.problems[0].packed;
+  options.deterministic = deterministic;
+  return options;
+}
+
+const codegen::GpuSkeletonText& naive_skeleton() {
+  static const codegen::GpuSkeletonText skeleton = {
+      .vocabulary = "",
+      .text = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/naive_backward.cuh"),
+      .function = "attention_backward_keys_naive",
+      .prepare = "attention_backward_prepare",
+      .queries = "attention_backward_queries_naive",
+      .finish = ""};
+  return skeleton;
+}
+
 codegen::ReferenceResult forward_of(const codegen::Ir& ir, const ProblemData& data) {
   std::vector<codegen::ReferenceProblem> problems = reference_problems(data);
   for (codegen::ReferenceProblem& problem : problems) {
@@ -61,27 +83,32 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 }  // namespace
 
-BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80)
+BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80, bool deterministic)
+    : BackwardCase(c, problem, sm80.value_or(naive_config()), options_of(c, deterministic), sm80 ? nullptr : &naive_skeleton()) {}
+
+BackwardCase BackwardCase::of_turns(const Case& c, size_t problem) {
+  codegen::GpuConfig config;
+  config.block_m = 64;
+  config.block_n = 64;
+  config.warpgroups = 1;
+  codegen::GpuSkeletonText skeleton;
+  skeleton.vocabulary = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "codegen/device/sm90_common.cuh");
+  skeleton.text = "template <typename Config, typename Variant>\nDEVICE void attention_backward_prepare(const Params&) {}\n" +
+                  codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "codegen/device/sm90_turns.cuh") +
+                  codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/turns_check.cuh");
+  skeleton.prepare = "attention_backward_prepare_turns";
+  skeleton.function = "record_turns";
+  skeleton.finish = "check_turns";
+  return {c, problem, config, options_of(c, true), &skeleton};
+}
+
+BackwardCase::BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
+                           const codegen::GpuSkeletonText* skeleton)
     : case_(c), ir_(reference_ir(c)), data_(random_data(ir_, c, problem)), forward_(forward_of(ir_, data_)) {
   const codegen::Sizes& sizes = data_.sizes;
-  const codegen::GpuConfig config = sm80.value_or(naive_config());
-  codegen::GpuKernelOptions options;
-  options.arch = "sm_80";
-  options.dtype = element_type(c.dtype);
-  options.head_dim = c.head_dim;
-  options.v_dim = c.v_dim;
-  options.packed = data_.shape.packed;
   const codegen::Lowered lowered = codegen::lower(reference_ir(c, HeadDims::kConstant));
-  if (sm80) {
-    kernel = codegen::emit_gpu_backward(lowered, canonical(c.text), options, config);
-  } else {
-    codegen::GpuSkeletonText skeleton;
-    skeleton.text = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/naive_backward.cuh");
-    skeleton.prepare = "attention_backward_prepare";
-    skeleton.function = "attention_backward_keys_naive";
-    skeleton.queries = "attention_backward_queries_naive";
-    kernel = codegen::emit_gpu_backward(lowered, canonical(c.text), options, config, skeleton);
-  }
+  kernel = skeleton ? codegen::emit_gpu_backward(lowered, canonical(c.text), options, config, *skeleton)
+                    : codegen::emit_gpu_backward(lowered, canonical(c.text), options, config);
   plan.sources.push_back({kernel.source, options.arch});
 
   Fields fields;
@@ -124,12 +151,17 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<co
   }
   fields.integers["vector_loads"] = fields.integers["vector_stores"] = {c.head_dim % 8 == 0 && c.v_dim % 8 == 0 && c.seed % 3 != 0};
   add_params(fields);
+  if (config.skeleton == codegen::GpuSkeleton::kSm90) add_turns(blocks_m, blocks_n);
 
   const int64_t all_heads = int64_t{sizes.batch} * sizes.heads;
   if (!kernel.prepare_name.empty())
     add_launch(kernel.prepare_name, std::max<int64_t>(1, blocks_m * all_heads), kernel.side_threads, fields);
+  if (!kernel.extents_name.empty()) add_launch(kernel.extents_name, ceil_div(blocks_m * all_heads, 4), kernel.side_threads, fields);
   add_launch(kernel.name, blocks_n * sizes.batch * sizes.kv_heads, kernel.threads, fields);
+  if (!kernel.finish_name.empty()) add_launch(kernel.finish_name, blocks_m * all_heads, kernel.side_threads, fields);
+  if (kernel.queries_name.empty()) return;
   add_launch(kernel.queries_name, ceil_div(sizes.q_len, config.block_n) * all_heads, kernel.threads, fields);
+  if (!kernel.sums_name.empty()) add_launch(kernel.sums_name, 3, kernel.side_threads, fields);
 }
 
 void BackwardCase::add_tensor(const std::string& name, DType dtype, const std::vector<double>& values) {
@@ -154,6 +186,34 @@ void BackwardCase::add_result(const std::string& name, DType dtype, size_t count
   tensors.emplace_back(count * dtype_size(dtype), std::byte{0xFF});
 }
 
+// What is written before it is read is NaN, or a very large number.
+void BackwardCase::add_turns(int64_t blocks_m, int64_t blocks_n) {
+  const auto heads = static_cast<size_t>(data_.sizes.batch * data_.sizes.heads), rows = static_cast<size_t>(blocks_m) * heads,
+             columns = static_cast<size_t>(blocks_n);
+  add_result("turns", DType::kI32, rows);
+  add_result("spans", DType::kI32, 2 * heads * columns);
+  add_result("meetings", DType::kI32, 2 * rows * ((columns + 31) / 32));
+  add_result("counter", DType::kI32, 1);
+  add_result("column_extents", DType::kU8, heads * columns * kernel.column_extent_bytes + 1);
+  add_tensor("dq_sum", DType::kF32, std::vector<double>(rows * columns, 0));
+}
+
+bool BackwardCase::has_right_turns() const {
+  const std::vector<double> said = values_of("dq_sum");
+  const size_t rows = tensors[places_.at("turns")].size() / sizeof(int32_t), columns = rows > 0 ? said.size() / rows : 0;
+  for (size_t row = 0; columns > 0 && row < rows; ++row) {
+    if (said[row * columns] != 1) return false;
+  }
+  return true;
+}
+
+// Zero between calls.
+void BackwardCase::add_sums(const std::string& name, size_t count) {
+  constexpr size_t kBytesOfSum = 104;
+  places_[name] = tensors.size();
+  tensors.emplace_back(count * kBytesOfSum, std::byte{0});
+}
+
 std::vector<double> BackwardCase::values_of(const std::string& name) const {
   const std::vector<std::byte>& bytes = tensors[places_.at(name)];
   const DType dtype = dtypes_.at(name);
@@ -176,12 +236,15 @@ void BackwardCase::add_params(Fields& fields) {
       fields.integers[g + "_stride"] = dense_strides(tensor->dims);
       fields.integers[g + "_size"] = tensor->dims;
       fields.integers[g + "_count"] = {static_cast<int64_t>(tensor->values.size())};
+      add_sums("sum_" + param.name, tensor->values.size());
+      fields.integers["sum_" + param.name + "_stride"] = dense_strides(tensor->dims);
       continue;
     }
     const std::optional<double>& scalar = data_.scalars[i];
     if (param.is_grad) {
       if (scalar) add_tensor(p, DType::kF32, {*scalar});
       add_result(g, DType::kF32, 1);
+      add_sums("sum_" + param.name, 1);
       continue;
     }
     const double value = scalar ? *scalar : codegen::default_value(ir_, param, data_.sizes);
@@ -196,7 +259,7 @@ void BackwardCase::add_launch(const std::string& name, int64_t grid, int threads
   launch.kernel = name;
   launch.grid[0] = static_cast<uint32_t>(grid);
   launch.block[0] = static_cast<uint32_t>(threads);
-  launch.shared_bytes = name == kernel.prepare_name ? 0 : kernel.shared_bytes;
+  launch.shared_bytes = name == kernel.name || name == kernel.queries_name ? kernel.shared_bytes : 0;
   launch.argument.resize(kernel.params_bytes);
   for (const GpuField& field : kernel.fields) {
     std::byte* to = launch.argument.data() + field.offset;

@@ -17,7 +17,11 @@ namespace attune::numeric {
 class BackwardCase {
  public:
   // `c.dtype` is f16 or bf16; `problem` is one of its problems. Without `sm80` plain loops.
-  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt);
+  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt, bool deterministic = false);
+
+  // Instead of a backward pass, the turns of a deterministic one of sm90: turns_check.cuh.
+  static BackwardCase of_turns(const Case& c, size_t problem);
+  bool has_right_turns() const;
 
   codegen::GpuKernel kernel;
   runtime::GpuPlan plan;
@@ -34,8 +38,12 @@ class BackwardCase {
     std::map<std::string, float> floats;
   };
 
+  BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
+               const codegen::GpuSkeletonText* skeleton);
+  void add_turns(int64_t blocks_m, int64_t blocks_n);
   void add_tensor(const std::string& name, DType dtype, const std::vector<double>& values);
   void add_result(const std::string& name, DType dtype, size_t count);
+  void add_sums(const std::string& name, size_t count);
   std::vector<double> values_of(const std::string& name) const;
   void add_params(Fields& fields);
   void add_launch(const std::string& name, int64_t grid, int threads, const Fields& fields);

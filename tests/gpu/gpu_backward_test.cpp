@@ -172,6 +172,7 @@ std::vector<Outcome> check(Runner::Problem& problem) {
   PlanOptions options;
   options.device = device_under_test();
   options.accuracy = task.accuracy;
+  options.deterministic = task.deterministic;
   BackwardCall call(problem.variant, task.c, problem.ir, problem.data, options);
   problem.description = call.plan().describe();
   call.run(problem.stream);
@@ -258,6 +259,16 @@ TEST_F(GpuBackward, HardProgramsAgreeWithTheReference) {
   EXPECT_EQ(runner.failures(), 0u);
 }
 
+TEST_F(GpuBackward, DeterministicAgreesWithTheReference) {
+  Runner runner("rounding of P, dS and the results", check);
+  const uint64_t seed = number_of("ATTUNE_GPU_SEED", 1);
+  for (std::vector<Task> tasks : {example_tasks(seed, kShapes), hard_tasks(seed)}) {
+    for (Task& task : tasks) task.deterministic = true;
+    runner.run_all(tasks);
+  }
+  EXPECT_EQ(runner.failures(), 0u);
+}
+
 constexpr char kBiased[] =
     "attention biased(slopes: grad f32[heads], gain: grad f32 = 1.5) {\n  score = gain * qk * rsqrt(head_dim) - slopes[h] * (q_pos - "
     "k_pos)\n"
@@ -316,6 +327,54 @@ TEST_F(GpuBackward, GivesTheSameEveryTime) {
     for (int repeat = 0; repeat < 10; ++repeat) fixed.call.enqueue_backward(stream.get());
     expect_same(fixed.call.backward_result(stream.get()), first, fmt::format("after {} calls", 10 * (i + 1)));
     if (HasFailure()) break;
+  }
+}
+
+// Blocks of keys enough that many of one head are at work together, key heads that several query heads share, lengths that are no multiple
+// of a tile, and sequences of which some have no key, no query or a single block.
+TEST_F(GpuBackward, DeterministicHasTheSameBits) {
+  if (device_under_test().kind == Device::kCpu) GTEST_SKIP() << "streams are a GPU's";
+  const uint64_t repeats = number_of("ATTUNE_GPU_REPEATS", 200);
+  const ProblemShape shapes[] = {batch_shape(1, 1500, 1500, 4, 2), packed_shape({300, 0, 1000, 1, 700}, {300, 5, 1000, 0, 900})};
+  const std::vector<std::string> names = {"softmax", "causal",     "flash_sigmoid", "window",   "alibi",
+                                          "t5_bias", "dense_bias", "sink",          "documents"};
+  Fixed other(7, batch_shape(1, 700, 700, 8, 8));  // at work at the same time, so that CTAs start in other places
+  const runtime::GpuStream stream(0), beside(0);
+  other.call.run(beside.get());
+  for (Task& task : example_tasks(1, {shapes[0]})) {
+    if (std::none_of(names.begin(), names.end(), [&](const std::string& name) { return task.name.ends_with("example " + name); })) continue;
+    if (task.c.strided) continue;
+    for (const ProblemShape& shape : shapes) {
+      std::vector<int> dims = {task.c.head_dim};
+      if (task.name.ends_with("causal")) dims.insert(dims.end(), {96, 192, 256});
+      for (const int dim : dims) {
+        task.c.problems = {shape};
+        task.c.head_dim = task.c.v_dim = dim;
+        SCOPED_TRACE(fmt::format("{}, {}", task.name, describe(task.c)));
+        const codegen::Ir ir = reference_ir(task.c);
+        const ProblemData data = random_data(ir, task.c, 0);
+        PlanOptions options;
+        options.device = device_under_test();
+        options.deterministic = true;
+        BackwardCall call(compile(task.c.text, {.constants = task.c.constants}), task.c, ir, data, options);
+        call.run(stream.get());
+        call.run_backward(stream.get());
+        const CallResult first = call.backward_result(stream.get());
+        for (uint64_t i = 0; i < repeats; ++i) {
+          if (i % 2 == 0) other.call.enqueue_backward(beside.get());
+          if (i % 5 != 0) {
+            call.enqueue_backward(stream.get());
+            continue;
+          }
+          call.run_backward(stream.get());
+          const CallResult again = call.backward_result(stream.get());
+          ASSERT_EQ(again.dq, first.dq) << "call " << i;
+          ASSERT_EQ(again.dk, first.dk) << "call " << i;
+          ASSERT_EQ(again.dv, first.dv) << "call " << i;
+          ASSERT_EQ(again.param_grads, first.param_grads) << "call " << i;
+        }
+      }
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 //   ATTUNE_GPU_SEED     the first seed, default the clock; with ATTUNE_GPU_RANDOM=1 that program alone, without the examples
 //   ATTUNE_GPU_SECONDS  no new program after so many, default 40
 //   ATTUNE_GPU_THREADS  default: all cores
+//   ATTUNE_GPU_REPEATS  calls that have to give the same bits, default 200
 //   ATTUNE_GPU_DEVICE   cpu: the same on the CPU, which tests the test
 #pragma once
 
@@ -35,7 +36,8 @@ struct Task {
   std::string name;  // "example causal", "random 17"
   Case c;
   Accuracy accuracy = Accuracy::kFast;
-  bool tiered = false;  // forward: both kernels
+  bool tiered = false;         // forward: both kernels
+  bool deterministic = false;  // backward
 };
 
 // In bf16 and f16, contiguous and with strides. `shapes` for programs of any length.

@@ -202,7 +202,7 @@ class Commands(Case):
             self.assertIn(f"Usage: attune {command} ", own)
         self.assertIn("Exit codes: 0 fine, 1 the program is wrong, 2 the command or the environment is wrong.", text)
         run = self.fine("run", "--help")
-        for option in "--q --k --v --out --lse --cu-q --cu-k --param --const --dout --dq --dk --dv --grad --dtype --device --accuracy --threads --json".split():
+        for option in "--q --k --v --out --lse --cu-q --cu-k --param --const --dout --dq --dk --dv --grad --dtype --device --accuracy --deterministic --threads --json".split():
             self.assertIn(option + " ", run)
 
     def test_wrong_commands(self):
@@ -402,6 +402,7 @@ class Explain(Case):
         self.wrong(start + "--emit: expected ast, ir, grad, rates, bounds, llvm, cuda, ptx or resources, found 'asm'", "explain", "p.attn", "--emit", "asm")
         self.wrong(start + "--dtype: expected f32, f16 or bf16, found 'f64'", "explain", "p.attn", "--dtype", "f64")
         self.wrong(start + "--backward: only --emit cuda, ptx and resources have it, found 'ir'", "explain", "p.attn", "--backward")
+        self.wrong(start + "--deterministic: only --backward has it", "explain", "p.attn", "--emit", "cuda", "--deterministic")
         self.wrong(start + "--param: only --picture takes parameters", "explain", "p.attn", "--param", "a=1")
         self.wrong(start + "--shape: heads 3 is not a multiple of kv_heads 2", "explain", "p.attn", "--shape", "1,2,2,3,2,8,8")
         self.wrong(start + "--picture: 'p.attn' is also the input of FILE; name another file", "explain", "p.attn", "--picture", "p.attn")
@@ -708,6 +709,7 @@ class RunMistakes(Run):
         for option in ("--dq", "--dk", "--dv"):
             self.refuses(f"{option}: a gradient needs the gradient of the output: expected --dout too", option, "d.npy")
         self.refuses("--grad: a gradient needs the gradient of the output: expected --dout too", "--grad", "bias=d.npy", text=SIGMOID)
+        self.refuses("--deterministic: only the backward pass can be anything else: expected --dout too", "--deterministic")
         self.randoms("do.npy", [1, 5, 2, 3])
         self.refuses("--dout: expected at least one of --dq, --dk, --dv and --grad to write", "--dout", "do.npy")
         self.refuses("--lse: the weights of 'sigmoid_bias' are pointwise, only softmax has an lse", "--lse", "lse.npy", text=SIGMOID)

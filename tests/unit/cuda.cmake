@@ -13,7 +13,9 @@ if(NOT ATTUNE_SANITIZE)
   attune_test(attune_cuda_host_tests numeric
     gpu/backward_case.cpp
     unit/cuda_host_test.cpp
+    unit/exact_sum_test.cpp
     unit/host_kernels.cpp
     LIBS attune_variant_case attune_numeric fmt::fmt ${CMAKE_DL_LIBS}
   )
+  set_source_files_properties(unit/exact_sum_test.cpp PROPERTIES COMPILE_OPTIONS -Wno-unknown-pragmas)  # #pragma unroll
 endif()

@@ -38,7 +38,8 @@ runtime::CompiledGpu compile(const GpuKernel& kernel, const std::string& arch, c
   const auto has = [&](const std::string& name) {
     return std::any_of(compiled.kernels.begin(), compiled.kernels.end(), [&](const auto& one) { return one.kernel == name; });
   };
-  for (const std::string& name : {kernel.name, kernel.extents_name, kernel.prepare_name, kernel.queries_name, kernel.finish_name})
+  for (const std::string& name :
+       {kernel.name, kernel.extents_name, kernel.prepare_name, kernel.queries_name, kernel.finish_name, kernel.sums_name})
     EXPECT_TRUE(name.empty() || has(name)) << name;
   return compiled;
 }
@@ -94,14 +95,25 @@ TEST_F(CudaCompile, BackwardSkeletonOfSm80) {
 }
 
 TEST_F(CudaCompile, OwnBackwardSkeleton) {
-  for (const auto& [name, dim] : {std::pair("flash_sigmoid", 64), std::pair("causal", 128), std::pair("documents", 256)}) {
+  struct Case {
+    const char* name;
+    int dim;
+    bool deterministic;
+  };
+  for (const auto& [name, dim, deterministic] : {Case{"flash_sigmoid", 64, false},
+                                                 {"causal", 128, false},
+                                                 {"documents", 256, false},
+                                                 {"causal", 64, true},
+                                                 {"dense_bias", 64, true}}) {
     const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn"));
-    const GpuKernelOptions options = gpu_options(dim);
+    GpuKernelOptions options = gpu_options(dim);
+    options.deterministic = deterministic;
     GpuConfig config;
     config.block_m = dim == 64 ? 128 : 64;
     config.block_n = dim == 256 ? 64 : 128;
     const GpuKernel kernel = emit_gpu_backward(lowered_for(text, options), canonical(text), options, config);
-    compile(kernel, options.arch, fmt::format("{}, head_dim {}", name, dim));
+    const auto compiled = compile(kernel, options.arch, fmt::format("{}, head_dim {}", name, dim));
+    EXPECT_TRUE(!deterministic || compiled.warnings.empty()) << name << ": " << fmt::format("{}", fmt::join(compiled.warnings, "; "));
   }
 }
 

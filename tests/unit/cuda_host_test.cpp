@@ -82,10 +82,13 @@ uint64_t number_of(const char* variable, uint64_t otherwise) {
 
 // Programs of tests/numeric/random_program.h follow the examples. ATTUNE_RANDOM_SEED is the first seed, ATTUNE_RANDOM_COUNT how many
 // follow.
-std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt) {
+std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt,
+                             bool deterministic = false) {
   for (size_t i = 0; i < c.problems.size(); ++i) {
-    numeric::BackwardCase one(c, i, sm80);
-    host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone);
+    numeric::BackwardCase one(c, i, sm80, deterministic);
+    const bool is_same =
+        host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone, deterministic ? 3 : 1);
+    if (!is_same) return fmt::format("problem {}: other bits in another order of CTAs\n{}\n{}", i, numeric::describe(c), c.text);
     if (const auto failure = one.failure()) return fmt::format("problem {}: {}\n{}\n{}", i, *failure, numeric::describe(c), c.text);
   }
   return "";
@@ -110,6 +113,50 @@ TEST(CudaOnHost, EveryExampleBackwardAroundPlainLoops) {
   uint64_t seed = std::random_device{}();
   for (const numeric::Example& example : numeric::load_examples()) {
     EXPECT_EQ(backward_failure(host, backward_case(example, ++seed)), "") << example.name;
+  }
+}
+
+TEST(CudaOnHost, DeterministicBackwardAroundPlainLoops) {
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const numeric::Example& example : numeric::load_examples()) {
+    if (example.text.find("grad ") == std::string::npos) continue;
+    EXPECT_EQ(backward_failure(host, backward_case(example, ++seed), std::nullopt, true), "") << example.name;
+  }
+}
+
+// Masks in closed form and searched ones, with gaps; more blocks of keys than a word has bits, key heads that query heads share, sequences
+// of which some have no key or no query.
+TEST(CudaOnHost, TurnsOfBlocksOfQueries) {
+  const std::pair<const char*, const char*> programs[] = {
+      {"all", "attention all() {\n  score = qk\n  weights = softmax(score)\n}\n"},
+      {"causal", "attention causal() {\n  score = qk\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n"},
+      {"window", "attention window() {\n  score = qk\n  mask = k_pos <= q_pos and q_pos - k_pos < 100\n  weights = softmax(score)\n}\n"},
+      {"global keys",
+       "attention global() {\n  score = qk\n  mask = k_idx < 70 or abs(q_idx - k_idx) < 90\n  weights = softmax(score)\n}\n"},
+      {"far keys", "attention far() {\n  score = qk\n  mask = abs(q_idx - k_idx) > 300\n  weights = softmax(score)\n}\n"},
+      {"nothing", "attention nothing() {\n  score = qk\n  mask = k_idx < 0\n  weights = softmax(score)\n}\n"},
+      {"some keys", "attention some() {\n  score = qk\n  mask = (k_idx // 64 + q_idx // 64) % 3 == 0\n  weights = softmax(score)\n}\n"},
+      {"few keys", "attention few() {\n  score = qk\n  mask = k_idx // 64 % 41 == q_idx // 64 % 3\n  weights = softmax(score)\n}\n"},
+      {"by key",
+       "attention by_key(open: u8[k_len]) {\n  score = qk\n  mask = open[k_idx // 64 * 64] > 127 and k_pos <= q_pos\n  weights = "
+       "softmax(score)\n}\n"},
+  };
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const auto& [name, text] : programs) {
+    for (const bool packed : {false, true}) {
+      numeric::Case c;
+      c.text = text;
+      c.seed = ++seed;
+      c.dtype = DType::kBF16;
+      c.head_dim = c.v_dim = 8;
+      c.problems = {packed ? numeric::ProblemShape{2, 1, true, {300, 0, 40, 65}, {500, 7, 0, 64}}
+                           : numeric::ProblemShape{2, 1, false, {400}, {2500}}};
+      auto one = numeric::BackwardCase::of_turns(c, 0);
+      host.run(one.kernel.source, one.plan, one.tensors, HostThreads::kWarps);
+      EXPECT_TRUE(one.has_right_turns()) << name << (packed ? ", packed" : "");
+    }
   }
 }
 
@@ -145,6 +192,17 @@ TEST(CudaOnHost, BackwardSkeletonOfSm80) {
       c.head_dim = tiles.head_dim;
       c.v_dim = tiles.v_dim;
       EXPECT_EQ(backward_failure(host, c, sm80_backward_config(tiles.warps, tiles.block_m, tiles.stages)), "") << name;
+    }
+  }
+}
+
+TEST(CudaOnHost, DeterministicBackwardSkeletonOfSm80) {
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const char* name : {"alibi", "t5_bias", "sink", "dense_bias"}) {
+    for (const numeric::Example& example : numeric::load_examples()) {
+      if (example.name != name) continue;
+      EXPECT_EQ(backward_failure(host, backward_case(example, ++seed), sm80_backward_config(2, 16, 2), true), "") << name;
     }
   }
 }

@@ -57,6 +57,10 @@ T __shfl_xor_sync(unsigned, T x, int) {
 inline void add_global(float* to, float value) {
   *to += value;
 }
+template <typename T>
+void add_global_if(int adds, T* to, T value) {
+  if (adds) *to += value;
+}
 inline float exp2_approx(float x) {
   return std::exp2(x);
 }

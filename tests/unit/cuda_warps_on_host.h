@@ -151,11 +151,31 @@ template <typename T>
 T __shfl_xor_sync(unsigned, T x, int mask) {
   return host::exchange(x, [&](const auto& of) { return of(host::lane() ^ static_cast<unsigned>(mask)); });
 }
+template <typename T>
+T __shfl_sync(unsigned, T x, int from) {
+  return host::exchange(x, [&](const auto& of) { return of(static_cast<unsigned>(from)); });
+}
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  return host::exchange(vote, [](const auto& of) {
+    unsigned votes = 0;
+    for (unsigned i = 0; i < host::kWarp; ++i) votes |= static_cast<unsigned>(of(i)) << i;
+    return votes;
+  });
+}
 inline int __ffs(unsigned x) {
   return x == 0 ? 0 : std::countr_zero(x) + 1;
 }
 inline int __clz(unsigned x) {
   return std::countl_zero(x);
+}
+inline int atomicAdd(int* at, int value) {
+  return (*at += value) - value;
+}
+inline void atomicMin(int* at, int value) {
+  *at = std::min(*at, value);
+}
+inline void atomicMax(int* at, int value) {
+  *at = std::max(*at, value);
 }
 inline unsigned atomicInc(unsigned* at, unsigned last) {
   const unsigned before = *at;
