@@ -29,6 +29,11 @@ ForwardVariant::ForwardVariant(const Lowered& lowered, const GpuKernelOptions& o
   if (!is_searched()) {
     roots.bounds = {bounds_.kept_keys.begin, bounds_.kept_keys.end, bounds_.full_keys.begin, bounds_.full_keys.end};
   }
+  if (config.stale) {
+    const std::vector<bool> needed = reachable(graph, std::array{score2_});
+    for (ValueId id = 0; id < graph.size(); ++id)
+      is_near_ = is_near_ || (needed[id] && graph[id].op == Op::k_tanh && lowered.rate(id) == Rate::kElement);
+  }
   const ValueId weight = roots.element[0];
   place_values(std::move(roots), weight);
 }
@@ -37,6 +42,7 @@ std::string ForwardVariant::text() const {
   std::string text = "struct Variant {\n" + constants_text() + "\n" + uniform_text() + row_text(sink2_) + column_text() + "\n";
   if (is_softmax()) {
     text += element_text("score2", score2_, true);
+    if (is_near_) text += element_text("score2_near", score2_, true, "float qk, bool exact, float& spread", true);
     if (ir_.factor != kNoValue) text += element_text("factor", ir_.factor, false);
   } else {
     text += element_text("weight", ir_.weight, true) + sigmoid_text();
@@ -54,8 +60,8 @@ std::string ForwardVariant::text() const {
 }
 
 std::string ForwardVariant::constants_text() const {
-  return kinds_text() + fmt::format("  static constexpr bool kSink = {}, kFactor = {}, kFactorOfScore = {};\n", sink2_ != kNoValue,
-                                    ir_.factor != kNoValue, factor_of_score_);
+  return kinds_text() + fmt::format("  static constexpr bool kSink = {}, kFactor = {}, kFactorOfScore = {}, kNear = {};\n",
+                                    sink2_ != kNoValue, ir_.factor != kNoValue, factor_of_score_, is_near_);
 }
 
 }  // namespace attune::codegen

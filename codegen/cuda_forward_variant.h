@@ -20,6 +20,7 @@ class ForwardVariant : public CudaVariant {
   const ValueId score2_;
   ValueId sink2_ = kNoValue;
   bool factor_of_score_ = false;
+  bool is_near_ = false;  // tiles may take a polynomial for tanh
 };
 
 }  // namespace attune::codegen

@@ -160,8 +160,9 @@ std::string CudaVariant::raise_text(const std::string& outside) const {
   return outside.empty() ? "" : cuda_line(4, fmt::format("raise({} && keeps && q_idx < u.q_len, p.index_flag);", outside));
 }
 
-std::string CudaVariant::element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments) const {
+std::string CudaVariant::element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments, bool is_near) const {
   CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kByTemplate, std::array{root});
+  if (is_near) writer.use_near_forms();
   const std::string value = writer.value(root), raised = raise_text(outside_text(writer, carries));
   std::string body = statements_text(writer);
   if (raised.empty()) {

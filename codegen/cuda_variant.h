@@ -40,7 +40,9 @@ class CudaVariant {
   std::string uniform_text() const;
   std::string row_text(ValueId sink2) const;
   std::string column_text() const;
-  std::string element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments = "float qk") const;
+  // `is_near`: with tanh_near().
+  std::string element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments = "float qk",
+                           bool is_near = false) const;
   std::string sigmoid_text() const;
   std::string keep_text() const;
   std::string range_text(std::string_view name, std::string_view tile, const IndexRange& range) const;  // of tile "q" or "k"

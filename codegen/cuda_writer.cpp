@@ -322,6 +322,7 @@ std::string CudaWriter::form(ValueId id, std::string_view type) const {
   }
   // By the value's rate, not by where it stands: a mask must be the same for a tile and for its pairs.
   const bool is_rare = values_.rate(id) == Rate::kUniform || values_.rate(id) == Rate::kRow;
+  if (uses_near_forms_ && op == Op::k_tanh && !is_rare) return "tanh_near($0, exact, spread)";
   return std::string(is_rare ? info(op).cuda.exact : info(op).cuda.fast);
 }
 

@@ -30,6 +30,9 @@ class CudaWriter {
   CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots,
              const std::map<ValueId, std::string>& given = {});
 
+  // tanh_near() where pairs have a tanh: `spread` and `exact` are arguments of the function.
+  void use_near_forms() { uses_near_forms_ = true; }
+
   // The value as an expression; what it needs has become statements.
   std::string value(ValueId id);
   // Where the gradient of what `read` (a read or a param) gives lies, in the member of Params that `prefix` ("p.g_") and the name make; of
@@ -61,7 +64,7 @@ class CudaWriter {
   std::map<ValueId, CudaText> text_;
   std::map<ValueId, int> uses_;
   std::string statements_;
-  bool clamps_ = false;
+  bool clamps_ = false, uses_near_forms_ = false;
 };
 
 }  // namespace attune::codegen

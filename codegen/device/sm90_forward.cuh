@@ -359,7 +359,7 @@ struct Consumer {
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
-  bool needs_exact;            // softmax: a row has no reference yet
+  bool needs_exact;            // softmax: a row has no reference yet, or scores are not fit for kNear
   int late_skips = 0;          // blocks of V that nobody will look at
   int seen_k = 0, seen_v = 0;  // whether the next K and V are known to be there
 
@@ -576,6 +576,16 @@ struct Consumer {
     }
   }
 
+  // The score of a pair, in powers of two. `spread`: kGreatestSpread, by far, if the block's scores are not fit for kNear.
+  template <bool kGuarded, bool kExact>
+  DEVICE float score2(float qk, float& spread, int q_idx, int k_idx, int place, const typename Variant::Column& column, bool keeps) {
+    if constexpr (Variant::kNear) {
+      return Variant::template score2_near<kGuarded>(qk, kExact, spread, q_idx, k_idx, p, uniform, rows[place], column, keeps);
+    } else {
+      return Variant::template score2<kGuarded>(qk, q_idx, k_idx, p, uniform, rows[place], column, keeps);
+    }
+  }
+
   DEVICE void start_rows() {
     stats = {{-kInfinity, -kInfinity}, {0.0f, 0.0f}};
     needs_exact = true;
@@ -583,14 +593,14 @@ struct Consumer {
   // exp2(score2 - reference) and the sums, the reference being the greatest score so far. `scale` is what O has to be multiplied with.
   template <bool kGuarded>
   DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2]) {
-    float greatest[2] = {-kInfinity, -kInfinity};
+    float greatest[2] = {-kInfinity, -kInfinity}, spread = 0.0f;
     float qk[Variant::kFactorOfScore ? kS : 1];
     if (Variant::kFactorOfScore) {
 #pragma unroll
       for (int i = 0; i < kS; ++i) qk[i] = s[i];
     }
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-      const float x = Variant::template score2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
+      const float x = score2<kGuarded, true>(s[i], spread, q_idx, k_idx, place, column, keeps);
       s[i] = keeps ? x : -kInfinity;
       greatest[place] = fmaxf(greatest[place], s[i]);
     });
@@ -603,7 +613,9 @@ struct Consumer {
       stats.sum[place] *= scale[place];
       stats.reference[place] = m;
     }
-    needs_exact = __any_sync(~0u, fminf(stats.reference[0], stats.reference[1]) == -kInfinity);
+    // The next block most likely is as this one was.
+    const bool is_far = Variant::kNear && !(spread < kGreatestSpread / 2);
+    needs_exact = __any_sync(~0u, fminf(stats.reference[0], stats.reference[1]) == -kInfinity || is_far);
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
       const float e = exp2_approx(s[i] - subtracted[place]);
       stats.sum[place] += e;
@@ -613,12 +625,14 @@ struct Consumer {
 
   // Without a maximum; true if O has to be scaled.
   DEVICE bool softmax_stale(float (&s)[kS], float (&scale)[2]) {
+    float spread = 0.0f;
     for_each<false>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool) {
-      const float qk = s[i], x = Variant::template score2<false>(qk, q_idx, k_idx, p, uniform, rows[place], column, true);
+      const float qk = s[i], x = score2<false, false>(qk, spread, q_idx, k_idx, place, column, true);
       const float e = exp2_approx(x - stats.reference[place]);
       stats.sum[place] += e;
       s[i] = times_factor<false>(e, qk, place, q_idx, k_idx, column, true);
     });
+    if (Variant::kNear && !(spread < kGreatestSpread)) stats.sum[0] = kInfinity;  // is_lost
     if (!__any_sync(~0u, fmaxf(stats.sum[0], stats.sum[1]) > kGreatestSum)) return false;
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
