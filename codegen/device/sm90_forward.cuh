@@ -437,22 +437,9 @@ struct Consumer {
 
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
 
-  DEVICE void issue_qk(float (&s)[kS]) {
-    const u64 a = k_major(own_q(q.place())), b = k_major(at(L::kK) + k.place() * L::kBytesK);
-    wgmma_fence();
-    wgmma_qk_first(s, a, b);
-#pragma unroll
-    for (int step = 1; step < (Config::kHeadDim + 15) / 16; ++step)
-      wgmma_qk(s, a + (step / 4 * 64 * 128 + step % 4 * 32) / 16, b + (step / 4 * Config::kBlockN * 128 + step % 4 * 32) / 16);
-    wgmma_commit();
-  }
+  DEVICE void issue_qk(float (&s)[kS]) { products_qk(s, k_major(own_q(q.place())), k_major(at(L::kK) + k.place() * L::kBytesK)); }
   DEVICE void issue_pv(float (&o)[kO], const u32 (&w)[kP]) {
-    const u64 b = mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < Config::kBlockN / 16; ++step)
-      wgmma_pv(o, w[4 * step], w[4 * step + 1], w[4 * step + 2], w[4 * step + 3], b + step * 2048 / 16);
-    wgmma_commit();
+    products_pv(o, w, mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128));
   }
 
   // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: where keys may lie behind the last one.
@@ -748,12 +735,12 @@ struct Consumer {
         start_rows();
       }
       look_ahead(works, had);
-      wait_qk_under_pv(s);
+      wait_products<1>(s);
       mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyK, k.place()));
       k.count += works;
       const bool scales = weights(s, scale, works);
       stay_above(s, p.tiles);
-      wait_pv(o);
+      wait_products<0>(o);
       mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
       v.count += had;
       skip_late();
