@@ -63,23 +63,23 @@ std::string from_shared(const Product& product, Operand a, Operand b) {
       product.name, count, steps, count);
 }
 
-// D += A B, A from registers, B from shared memory.
+// D += A B, A from registers, B from shared memory; D = A B if `accumulates` is 0.
 std::string from_registers(const Product& product, Operand b) {
   const int count = product.count(), words = 4 * product.steps();
   std::string steps, operands;
   for (int i = 0; i < product.steps(); ++i) {
     const int place = count + 4 * i;
-    steps += fmt::format("      \"add.s64 b, %{}, {}; {}, {{%{}, %{}, %{}, %{}}}, b, 1, 1, 1, {:d};\"\n", count + words, b.offset(i),
-                         instruction(product), place, place + 1, place + 2, place + 3, b.is_across());
+    steps += fmt::format("      \"add.s64 b, %{}, {}; {}, {{%{}, %{}, %{}, %{}}}, b, {}, 1, 1, {:d};\"\n", count + words, b.offset(i),
+                         instruction(product), place, place + 1, place + 2, place + 3, i == 0 ? "adds" : "1", b.is_across());
     operands += fmt::format("\"r\"(w[{}]), \"r\"(w[{}]), \"r\"(w[{}]), \"r\"(w[{}]),{}", 4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3,
                             i % 2 == 0 ? " " : "\n        ");
   }
   return fmt::format(
-      "DEVICE void {}(float (&d)[{}], const u32 (&w)[{}], u64 b) {{\n"
-      "  asm volatile(\"{{.reg .b64 b; wgmma.fence.sync.aligned;\"\n"
+      "DEVICE void {}(float (&d)[{}], const u32 (&w)[{}], u64 b, int accumulates = 1) {{\n"
+      "  asm volatile(\"{{.reg .b64 b; .reg .pred adds; setp.ne.s32 adds, %{}, 0; wgmma.fence.sync.aligned;\"\n"
       "{}      \"wgmma.commit_group.sync.aligned;}}\"\n"
-      "      : REGISTERS_{}(\"+f\")\n      : {}\"l\"(b) : \"memory\");\n}}\n",
-      product.name, count, words, steps, count, operands);
+      "      : REGISTERS_{}(\"+f\")\n      : {}\"l\"(b), \"r\"(accumulates) : \"memory\");\n}}\n",
+      product.name, count, words, count + words + 1, steps, count, operands);
 }
 
 // A branch that is never taken and that ptxas cannot see through: what computes `d` stays above what follows.

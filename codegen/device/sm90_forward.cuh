@@ -426,6 +426,7 @@ struct Consumer {
   DEVICE void skip_late() {
     if (Variant::kMask != Mask::kRange) return;
     if (late_skips > 0) seen_v = 0;
+#pragma unroll 1
     for (; late_skips > 0; --late_skips) {
       mbarrier_wait(at(L::kFullV, v.place()), v.parity());
       release(at(L::kEmptyV, v.place()));
@@ -457,8 +458,8 @@ struct Consumer {
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
 
   DEVICE void issue_qk(float (&s)[kS]) { products_qk(s, k_major(own_q(q.place())), k_major(at(L::kK) + k.place() * L::kBytesK)); }
-  DEVICE void issue_pv(float (&o)[kO], const u32 (&w)[kP]) {
-    products_pv(o, w, mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128));
+  DEVICE void issue_pv(float (&o)[kO], const u32 (&w)[kP], int accumulates) {
+    products_pv(o, w, mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128), accumulates);
   }
 
   // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: where keys may lie behind the last one.
@@ -697,11 +698,7 @@ struct Consumer {
   }
 
   // Stages O over the tile's Q and hands it to the writer.
-  DEVICE void finish_tile(float (&o)[kO], const float (&inverse)[2], int buffer, int back) {
-    if constexpr (kSoftmax) {
-#pragma unroll
-      for (int i = 0; i < kO; ++i) o[i] *= inverse[i / 2 % 2];
-    }
+  DEVICE void finish_tile(const float (&o)[kO], int buffer, int back) {
     using Element = typename Config::Element;
     const u32 to = own_q(buffer);
     const int stage_row = warp * 16 + lane % 16;
@@ -728,6 +725,7 @@ struct Consumer {
     for (int i = 0; i < kP; ++i) w[i] = 0;
 #pragma unroll
     for (int i = 0; i < kO; ++i) o[i] = 0.0f;
+    int accumulates = 0;  // 0: the block that waits for its P V is the first of its tile
     fetch_tile();
     for (int had = 0;;) {  // 0: the stream starts, no block waits for its P V
       if (kind == Tile::kDrain) {
@@ -753,7 +751,7 @@ struct Consumer {
       wait_k(works);
       issue_qk(s);
       mbarrier_wait_if(had & ~seen_v, at(L::kFullV, v.place()), v.parity());
-      issue_pv(o, w);
+      issue_pv(o, w, accumulates);
       if (ends) {
         if (had) close_tile(2, sinks, inverse);
         start_rows();
@@ -768,15 +766,15 @@ struct Consumer {
       mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
       v.count += had;
       skip_late();
-      if (ends) {
-        if (had) finish_tile(o, inverse, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
-        q.count += 1 - works;
+      if (kSoftmax && (ends || scales)) {
 #pragma unroll
-        for (int i = 0; i < kO; ++i) o[i] = 0.0f;
-      } else if (kSoftmax && scales) {
-#pragma unroll
-        for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
+        for (int i = 0; i < kO; ++i) o[i] *= ends ? inverse[i / 2 % 2] : scale[i / 2 % 2];
       }
+      if (ends) {
+        if (had) finish_tile(o, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
+        q.count += 1 - works;
+      }
+      accumulates = !ends;
       convert(s, w);
       had = works;
     }
