@@ -417,6 +417,7 @@ struct Consumer {
   DEVICE void skip_k(int count) {
     late_skips = count;
     if (count > 0) seen_k = 0;
+#pragma unroll 1
     for (; count > 0; --count) {
       mbarrier_wait(at(L::kFullK, k.place()), k.parity());
       release(at(L::kEmptyK, k.place()));
@@ -426,7 +427,6 @@ struct Consumer {
   DEVICE void skip_late() {
     if (Variant::kMask != Mask::kRange) return;
     if (late_skips > 0) seen_v = 0;
-#pragma unroll 1
     for (; late_skips > 0; --late_skips) {
       mbarrier_wait(at(L::kFullV, v.place()), v.parity());
       release(at(L::kEmptyV, v.place()));
