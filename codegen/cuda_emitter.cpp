@@ -279,7 +279,7 @@ std::string vocabulary(std::initializer_list<const char*> names) {
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_forward_text(options, config);
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_forward_text(options, config) + vocabulary({"sm90_common.cuh"});
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {
@@ -308,7 +308,7 @@ GpuSkeletonText backward_functions(const GpuKernelOptions& options, const GpuCon
 GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton = backward_functions(options, config);
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_backward_text(options, config);
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_backward_text(options, config) + vocabulary({"sm90_common.cuh"});
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_turns.cuh", "sm90_backward.cuh"});
   } else {
     skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});

@@ -2,80 +2,110 @@
 
 #include <fmt/format.h>
 
+#include <set>
 #include <string_view>
 
 namespace attune::codegen {
 namespace {
 
-// `count` operands "%0, %1, ..." as pieces of a string, and their constraints on the array `d`: lines that hang below an asm.
-struct Operands {
-  std::string places, constraints;
+constexpr int kStep = 16;  // of the inner dimension, in one instruction
+
+// Where the steps of an operand begin in shared memory, in the descriptor's units of 16 bytes.
+struct Operand {
+  int rows;  // its inner dimension runs along rows of 64 columns, of which so many lie before the next 64 columns; 0: it runs across rows
+  bool is_across() const { return rows == 0; }
+  int offset(int step) const { return (is_across() ? step * 2048 : step / 4 * rows * 128 + step % 4 * 32) / 16; }
+};
+constexpr Operand kAcross = {0};
+
+// D of 64 rows and `columns` columns, in f32.
+struct Product {
+  std::string_view name, type;  // of the function, of the operands
+  int columns, inner;
+  int count() const { return columns / 2; }  // registers of D
+  int steps() const { return (inner + kStep - 1) / kStep; }
 };
 
-Operands operands(int count, std::string_view constraint) {
-  constexpr int kPlacesOfLine = 20, kConstraintsOfLine = 8;
-  Operands result;
+// The registers of an accumulator, as macros: every instruction names them all. `hold`: what is computed from them is not moved above it.
+std::string accumulator(int count) {
+  constexpr int kOfLine = 16;
+  std::string places, registers;
   for (int i = 0; i < count; ++i) {
-    const bool is_last = i + 1 == count;
-    if (i % kPlacesOfLine == 0) result.places += "      \"";
-    result.places += fmt::format("%{}{}", i, is_last ? "" : ", ");
-    if (is_last || i % kPlacesOfLine == kPlacesOfLine - 1) result.places += "\"\n";
-    if (i % kConstraintsOfLine == 0) result.constraints += i == 0 ? "" : "\n        ";
-    result.constraints += fmt::format("\"{}\"(d[{}]){}", constraint, i,
-                                      is_last                                            ? ""
-                                      : i % kConstraintsOfLine == kConstraintsOfLine - 1 ? ","
-                                                                                         : ", ");
+    const bool starts = i % kOfLine == 0, ends = i % kOfLine == kOfLine - 1 && i + 1 < count;
+    places += fmt::format("{}%{}{}", starts ? "  \"" : "", i, i + 1 == count ? "\"\n" : ends ? ", \" \\\n" : ", ");
+    registers += fmt::format("{}kind(d[{}]){}", starts ? "  " : "", i, i + 1 == count ? "\n" : ends ? ", \\\n" : ", ");
   }
-  return result;
+  return fmt::format(
+      "#define PLACES_{0} \\\n{1}#define REGISTERS_{0}(kind) \\\n{2}"
+      "DEVICE void hold(float (&d)[{0}]) {{\n  asm volatile(\"\" : REGISTERS_{0}(\"+f\") :: \"memory\");\n}}\n",
+      count, places, registers);
 }
 
-// D (+)= A B, both operands from shared memory, A with its rows of 16-bit elements along the product's inner dimension; B also, or across.
-std::string from_shared(std::string_view name, int n, std::string_view type, bool is_first, bool is_b_across = false) {
-  const Operands d = operands(n / 2, is_first ? "=f" : "+f");
-  return fmt::format(
-      "DEVICE void {0}(float (&d)[{1}], u64 a, u64 b) {{\n"
-      "  asm volatile(\"{{.reg .pred accumulates; setp.ne.b32 accumulates, {2}, 0;\"\n"
-      "      \"wgmma.mma_async.sync.aligned.m64n{3}k16.f32.{4}.{4} {{\"\n{5}      \"}}, %{6}, %{7}, accumulates, 1, 1, 0, {8};}}\"\n"
-      "      : {9} : \"l\"(a), \"l\"(b));\n}}\n",
-      name, n / 2, is_first ? 0 : 1, n, type, d.places, n / 2, n / 2 + 1, is_b_across ? 1 : 0, d.constraints);
+// A product is one asm: each one that names an accumulator costs the compiler as much time as the arithmetic around it.
+std::string instruction(const Product& product) {
+  return fmt::format("wgmma.mma_async.sync.aligned.m64n{0}k16.f32.{1}.{1} {{\" PLACES_{2} \"}}", product.columns, product.type,
+                     product.count());
 }
 
-// D += A B, A from registers, B from shared memory with its rows across the inner dimension.
-std::string from_registers(std::string_view name, int n, std::string_view type) {
-  const Operands d = operands(n / 2, "+f");
+// D = A B, both from shared memory.
+std::string from_shared(const Product& product, Operand a, Operand b) {
+  const int count = product.count();
+  std::string steps;
+  for (int i = 0; i < product.steps(); ++i) {
+    steps += fmt::format("      \"add.s64 a, %{}, {}; add.s64 b, %{}, {}; {}, a, b, {}, 1, 1, {:d}, {:d};\"\n", count, a.offset(i),
+                         count + 1, b.offset(i), instruction(product), i == 0 ? "none" : "1", a.is_across(), b.is_across());
+  }
   return fmt::format(
-      "DEVICE void {0}(float (&d)[{1}], u32 a0, u32 a1, u32 a2, u32 a3, u64 b) {{\n"
-      "  asm volatile(\"wgmma.mma_async.sync.aligned.m64n{2}k16.f32.{3}.{3} {{\"\n{4}      \"}}, {{%{5}, %{6}, %{7}, %{8}}}, %{9}, 1, 1, "
-      "1, 1;\"\n"
-      "      : {10} : \"r\"(a0), \"r\"(a1), \"r\"(a2), \"r\"(a3), \"l\"(b));\n}}\n",
-      name, n / 2, n, type, d.places, n / 2, n / 2 + 1, n / 2 + 2, n / 2 + 3, n / 2 + 4, d.constraints);
+      "DEVICE void {}(float (&d)[{}], u64 a, u64 b) {{\n"
+      "  asm volatile(\"{{.reg .b64 a, b; .reg .pred none; setp.ne.b32 none, 0, 0; wgmma.fence.sync.aligned;\"\n"
+      "{}      \"wgmma.commit_group.sync.aligned;}}\"\n"
+      "      : REGISTERS_{}(\"=f\") : \"l\"(a), \"l\"(b) : \"memory\");\n}}\n",
+      product.name, count, steps, count);
 }
 
-// Waits until no more than `pending` groups are in flight; what it names is not touched before.
-std::string wait(std::string_view name, int n, int pending) {
+// D += A B, A from registers, B from shared memory; D = A B if `accumulates` is 0.
+std::string from_registers(const Product& product, Operand b) {
+  const int count = product.count(), words = 4 * product.steps();
+  std::string steps, operands;
+  for (int i = 0; i < product.steps(); ++i) {
+    const int place = count + 4 * i;
+    steps += fmt::format("      \"add.s64 b, %{}, {}; {}, {{%{}, %{}, %{}, %{}}}, b, {}, 1, 1, {:d};\"\n", count + words, b.offset(i),
+                         instruction(product), place, place + 1, place + 2, place + 3, i == 0 ? "adds" : "1", b.is_across());
+    operands += fmt::format("\"r\"(w[{}]), \"r\"(w[{}]), \"r\"(w[{}]), \"r\"(w[{}]),{}", 4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3,
+                            i % 2 == 0 ? " " : "\n        ");
+  }
   return fmt::format(
-      "DEVICE void {}(float (&d)[{}]) {{\n  asm volatile(\"wgmma.wait_group.sync.aligned {};\"\n      : {} :: \"memory\");\n}}\n", name,
-      n / 2, pending, operands(n / 2, "+f").constraints);
+      "DEVICE void {}(float (&d)[{}], const u32 (&w)[{}], u64 b, int accumulates = 1) {{\n"
+      "  asm volatile(\"{{.reg .b64 b; .reg .pred adds; setp.ne.s32 adds, %{}, 0; wgmma.fence.sync.aligned;\"\n"
+      "{}      \"wgmma.commit_group.sync.aligned;}}\"\n"
+      "      : REGISTERS_{}(\"+f\")\n      : {}\"l\"(b), \"r\"(accumulates) : \"memory\");\n}}\n",
+      product.name, count, words, count + words + 1, steps, count, operands);
 }
 
 // A branch that is never taken and that ptxas cannot see through: what computes `d` stays above what follows.
-std::string stay_above(int n) {
+std::string stay_above(int count) {
   return fmt::format(
       "DEVICE void stay_above(float (&d)[{0}], int count) {{\n"
       "  asm volatile(\"{{.reg .pred done, usual; setp.ne.s32 usual, %{0}, -77; @usual bra ON;\"\n"
       "      \"AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%{0}], 0; @!done bra AGAIN; ON:}}\"\n"
-      "      : {1} : \"r\"(count) : \"memory\");\n}}\n",
-      n / 2, operands(n / 2, "+f").constraints);
+      "      : REGISTERS_{0}(\"+f\") : \"r\"(count) : \"memory\");\n}}\n",
+      count);
+}
+
+std::string accumulators(const std::set<int>& counts) {
+  std::string text;
+  for (const int count : counts) text += accumulator(count);
+  return text;
 }
 
 }  // namespace
 
 std::string wgmma_forward_text(const GpuKernelOptions& options, const GpuConfig& config) {
   const std::string_view type = options.dtype == dsl::ElementType::kF16 ? "f16" : "bf16";
-  const int columns = (options.v_dim + 15) / 16 * 16;
-  return from_shared("wgmma_qk_first", config.block_n, type, true) + from_shared("wgmma_qk", config.block_n, type, false) +
-         from_registers("wgmma_pv", columns, type) + wait("wait_qk", config.block_n, 0) + wait("wait_qk_under_pv", config.block_n, 1) +
-         wait("wait_pv", columns, 0) + stay_above(config.block_n);
+  const Product qk = {"products_qk", type, config.block_n, options.head_dim};
+  const Product pv = {"products_pv", type, (options.v_dim + 15) / 16 * 16, config.block_n};
+  return accumulators({qk.count(), pv.count()}) + from_shared(qk, {64}, {config.block_n}) + from_registers(pv, kAcross) +
+         stay_above(qk.count());
 }
 
 std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig& config) {
@@ -86,9 +116,13 @@ std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig
     const int chunks = (dim + kChunk - 1) / kChunk;
     return is_split ? (chunks + 1) / 2 * kChunk : (dim + 15) / 16 * 16;
   };
-  return from_shared("wgmma_scores_first", config.block_m, type, true) + from_shared("wgmma_scores", config.block_m, type, false) +
-         from_registers("wgmma_dv", columns(options.v_dim), type) + from_registers("wgmma_dk", columns(options.head_dim), type) +
-         from_shared("wgmma_dq_first", kChunk, type, true, true) + from_shared("wgmma_dq", kChunk, type, false, true);
+  const Product s = {"products_s", type, config.block_m, options.head_dim}, dp = {"products_dp", type, config.block_m, options.v_dim};
+  const Product dv = {"products_dv", type, columns(options.v_dim), config.block_m};
+  const Product dk = {"products_dk", type, columns(options.head_dim), config.block_m};
+  const Product dq = {"products_dq", type, kChunk, config.block_n};
+  const Operand keys = {config.block_n}, queries = {config.block_m};
+  return accumulators({s.count(), dv.count(), dk.count(), dq.count()}) + from_shared(s, keys, queries) + from_shared(dp, keys, queries) +
+         from_registers(dv, kAcross) + from_registers(dk, kAcross) + from_shared(dq, queries, kAcross);
 }
 
 }  // namespace attune::codegen

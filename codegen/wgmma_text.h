@@ -1,4 +1,4 @@
-// wgmma wrappers for the shapes that a kernel uses, as CUDA text: their operand lists are as long as the accumulators.
+// Products by wgmma of the shapes that a kernel uses, as CUDA text: their operand lists are as long as the accumulators.
 #pragma once
 
 #include <string>
@@ -7,9 +7,9 @@
 
 namespace attune::codegen {
 
-// What the sm90 forward skeleton calls: wgmma_qk_first, wgmma_qk, wgmma_pv, wait_qk, wait_qk_under_pv, wait_pv, stay_above.
+// What the sm90 forward skeleton calls: products_qk, products_pv, stay_above, hold. A product is a group of its own in flight.
 std::string wgmma_forward_text(const GpuKernelOptions& options, const GpuConfig& config);
-// What the sm90 backward skeleton calls: wgmma_scores_first, wgmma_scores, wgmma_dv, wgmma_dk, wgmma_dq_first, wgmma_dq.
+// What the sm90 backward skeleton calls: products_s, products_dp, products_dv, products_dk, products_dq, hold.
 std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig& config);
 
 }  // namespace attune::codegen

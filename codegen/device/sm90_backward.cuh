@@ -250,37 +250,20 @@ struct Consumer {
   }
 
   // S^T or dP^T, 64 keys x kM queries: both operands with rows along the columns of the head.
-  template <int kColumns>
-  DEVICE void issue_scores(float (&s)[kS], u32 keys, u32 queries) {
-    const u64 a = k_major(keys + group() * (64 * 128)), b = k_major(queries);
-    wgmma_fence();
-    wgmma_scores_first(s, a, b);
-#pragma unroll
-    for (int i = 1; i < (kColumns + 15) / 16; ++i)
-      wgmma_scores(s, a + (i / 4 * L::kN * 128 + i % 4 * 32) / 16, b + (i / 4 * L::kM * 128 + i % 4 * 32) / 16);
-    wgmma_commit();
-  }
+  DEVICE u64 own_keys(int tiles) const { return k_major(at(tiles) + group() * (64 * 128)); }
   DEVICE void issue_s(float (&s)[kS]) {
     mbarrier_wait(at(L::kFullQ, j.place()), j.parity());
-    issue_scores<Config::kHeadDim>(s, at(L::kK), at(L::kQ) + j.place() * L::kBytesQ);
+    products_s(s, own_keys(L::kK), k_major(at(L::kQ) + j.place() * L::kBytesQ));
   }
   DEVICE void issue_dp(float (&dp)[kS]) {
     mbarrier_wait(at(L::kFullO, j.place()), j.parity());
-    issue_scores<Config::kVDim>(dp, at(L::kV), at(L::kO) + j.place() * L::kBytesO);
+    products_dp(dp, own_keys(L::kV), k_major(at(L::kO) + j.place() * L::kBytesO));
   }
   DEVICE void issue_dv(float (&dv)[kDV], const u32 (&w)[kW]) {
-    const u64 b = mn_major(at(L::kO) + j.place() * L::kBytesO + part() * (L::kColumnsV / 64 * L::kM * 128), L::kM * 128);
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < L::kM / 16; ++i) wgmma_dv(dv, w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3], b + i * 2048 / 16);
-    wgmma_commit();
+    products_dv(dv, w, mn_major(at(L::kO) + j.place() * L::kBytesO + part() * (L::kColumnsV / 64 * L::kM * 128), L::kM * 128));
   }
   DEVICE void issue_dk(float (&dk)[kDK], const u32 (&w)[kW]) {
-    const u64 b = mn_major(at(L::kQ) + j.place() * L::kBytesQ + part() * (L::kColumnsK / 64 * L::kM * 128), L::kM * 128);
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < L::kM / 16; ++i) wgmma_dk(dk, w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3], b + i * 2048 / 16);
-    wgmma_commit();
+    products_dk(dk, w, mn_major(at(L::kQ) + j.place() * L::kBytesQ + part() * (L::kColumnsK / 64 * L::kM * 128), L::kM * 128));
   }
 
   // dQ of the step `late`, the unit `i` of this warpgroup's.
@@ -289,11 +272,7 @@ struct Consumer {
     const int u = L::kUnits % Config::kWarpgroups == 0 ? unit(i) : min(unit(i), L::kUnits - 1);
     const u64 a = k_major(at(L::kS) + ds.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
     const u64 b = mn_major(at(L::kK) + u % L::kChunksQ * (L::kN * 128), L::kN * 128);
-    wgmma_fence();
-    wgmma_dq_first(dq, a, b);
-#pragma unroll
-    for (int k = 1; k < L::kN / 16; ++k) wgmma_dq(dq, a + (k / 4 * L::kM * 128 + k % 4 * 32) / 16, b + k * 2048 / 16);
-    wgmma_commit();
+    products_dq(dq, a, b);
   }
   // In the order in which the threads have them: the pieces of a warp lie side by side.
   DEVICE void add_dq(const float (&dq)[32], int number, int i) {

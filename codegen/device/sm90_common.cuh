@@ -24,11 +24,6 @@ DEVICE u64 mn_major(u32 address, u32 leading) {
 }
 
 // Waits until no more than `kPending` groups of products are in flight; what it names is not touched before.
-template <int kCount>
-DEVICE void hold(float (&d)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
 template <int kPending, typename... Accumulators>
 DEVICE void wait_products(Accumulators&... accumulators) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");

@@ -201,68 +201,87 @@ struct Producer {
     const int count = (u.k_len + Config::kBlockN - 1) / Config::kBlockN;
     const auto rows = Variant::row_extent(first_q, last_q, p, u);
     const auto* extents = Variant::stored_extents(p, u.b, u.h);
-    int pending = -1, pending_full = 0;  // the last block of a tile is marked, so each waits for the next one
-    bool is_first = true;
-    for (int base = (count - 1) / kWarp * kWarp; base >= 0; base -= kWarp) {
-      const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
-      TileClass kind = TileClass::kSkip;
-      if (block < count) {
-        kind = Variant::classify(rows, extents[block], first_q, last_q, first_k, last_k, p, u);
-        if (kind == TileClass::kFull && first_k + Config::kBlockN > u.k_len) kind = TileClass::kPartial;
-      }
-      const u32 full = __ballot_sync(~0u, kind == TileClass::kFull);
-      for (u32 kept = __ballot_sync(~0u, kind != TileClass::kSkip); kept != 0;) {
-        const int place = 31 - __clz(kept);
-        kept ^= 1u << place;
-        if (pending >= 0) {
-          load_block(pending, pending << 2 | pending_full, is_first, tile, u);
-          is_first = false;
+    int base = (count + kWarp - 1) / kWarp * kWarp, pending = -1, pending_full = 0;
+    u32 kept = 0, full = 0;
+    // The last block of a tile is marked, so each waits for the next one.
+    for (bool is_first = true, is_last = false; !is_last;) {
+      while (kept == 0 && base > 0) {
+        base -= kWarp;
+        const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
+        TileClass kind = TileClass::kSkip;
+        if (block < count) {
+          kind = Variant::classify(rows, extents[block], first_q, last_q, first_k, last_k, p, u);
+          if (kind == TileClass::kFull && first_k + Config::kBlockN > u.k_len) kind = TileClass::kPartial;
         }
-        pending = base + place;
-        pending_full = full >> place & 1;
+        full = __ballot_sync(~0u, kind == TileClass::kFull);
+        kept = __ballot_sync(~0u, kind != TileClass::kSkip);
       }
+      is_last = kept == 0;
+      if (is_last) pending = max(pending, 0);  // a tile without keys has one block, wholly masked
+      if (pending >= 0) {
+        load_block(pending, pending << 2 | (is_last ? 2 : 0) | pending_full, is_first, tile, u);
+        is_first = false;
+      }
+      const int place = 31 - __clz(kept);
+      kept &= ~(1u << (place & 31));
+      pending = base + place;
+      pending_full = full >> (place & 31) & 1;
     }
-    if (pending < 0) pending = 0;  // a tile without keys has one block, wholly masked
-    load_block(pending, pending << 2 | 2 | pending_full, is_first, tile, u);
   }
 
   // What the list has grown by. An entry may still be on its way; several warps may have asked for the same tile. The list is a ring with
   // room for all tiles that are on their way. Which tiles are done again depends on their values alone, not on the schedule.
   int redone = 0;
   int4 last_redone[2] = {{-1, -1, -1, 0}, {-1, -1, -1, 0}};
-  DEVICE void redo_tiles() {
-    for (const int count = load_shared(at(L::kRedoCount)); redone < count; ++redone) {
+  DEVICE bool takes_from_list(Tile& tile) {
+    for (const int count = load_shared(at(L::kRedoCount)); redone < count;) {
       const u32 entry = at(L::kRedo) + 16 * (redone % L::kMaxRedo);
-      const int4 tile = load_shared_x4(entry);
-      if (tile.x < 0) break;
+      const int4 listed = load_shared_x4(entry);
+      if (listed.x < 0) return false;
       __syncwarp();
       if (lane == 0) store_shared(entry, -1);
+      ++redone;
       bool is_done = false;
 #pragma unroll
-      for (const int4& other : last_redone) is_done = is_done || (other.x == tile.x && other.y == tile.y && other.z == tile.z);
+      for (const int4& other : last_redone) is_done = is_done || (other.x == listed.x && other.y == listed.y && other.z == listed.z);
       if (is_done) continue;
       last_redone[1] = last_redone[0];
-      last_redone[0] = tile;
-      load_tile({tile.x, tile.y, tile.z, Tile::kExact});
+      last_redone[0] = listed;
+      tile = {listed.x, listed.y, listed.z, Tile::kExact};
+      return true;
     }
+    return false;
   }
 
+  // In this order, so that tiles are done again while other CTAs can still take over work.
+  bool is_drained = !Config::kRedoes;
+  int counted = blockIdx.x - gridDim.x;  // lane 0: what the counter said, asked one tile ahead
+  DEVICE Tile next_tile() {
+    Tile tile = {0, 0, 0, Tile::kEnd};
+    if (Config::kRedoes && takes_from_list(tile)) return tile;
+    const int number = gridDim.x + __shfl_sync(~0u, counted, 0);
+    if (number < p.tiles) {
+      if (lane == 0) counted = atomicAdd(p.counter, 1);
+      return tile_at(number, p);
+    }
+    if (!is_drained) tile.kind = Tile::kDrain;
+    is_drained = true;
+    return tile;
+  }
+
+  // One call of what loads a tile: it is most of the code.
   DEVICE void run() {
-    for (int number = blockIdx.x; number < p.tiles;) {
-      int next = 0;
-      if (lane == 0) next = atomicAdd(p.counter, 1);
-      load_tile(tile_at(number, p));
-      if (Config::kRedoes) redo_tiles();  // now, while other CTAs can still take over work
-      number = gridDim.x + __shfl_sync(~0u, next, 0);
+    for (int kind = Tile::kWork; kind != Tile::kEnd;) {
+      const Tile tile = next_tile();
+      kind = tile.kind;
+      if (kind <= Tile::kExact) {
+        load_tile(tile);
+      } else {
+        load_late_v();
+        end_stream(kind);
+        if (kind == Tile::kDrain) mbarrier_wait(at(L::kDrained), 0);
+      }
     }
-    load_late_v();
-    if (Config::kRedoes) {
-      end_stream(Tile::kDrain);
-      mbarrier_wait(at(L::kDrained), 0);
-      redo_tiles();
-      load_late_v();
-    }
-    end_stream(Tile::kEnd);
     // The last CTA leaves the counters as it found them.
     if (lane == 0 && atomicAdd(p.counter + 1, 1) == static_cast<int>(gridDim.x) - 1) {
       p.counter[0] = 0;
@@ -406,6 +425,7 @@ struct Consumer {
   DEVICE void skip_k(int count) {
     late_skips = count;
     if (count > 0) seen_k = 0;
+#pragma unroll 1
     for (; count > 0; --count) {
       mbarrier_wait(at(L::kFullK, k.place()), k.parity());
       release(at(L::kEmptyK, k.place()));
@@ -461,22 +481,9 @@ struct Consumer {
 
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
 
-  DEVICE void issue_qk(float (&s)[kS]) {
-    const u64 a = k_major(own_q(q.place())), b = k_major(at(L::kK) + k.place() * L::kBytesK);
-    wgmma_fence();
-    wgmma_qk_first(s, a, b);
-#pragma unroll
-    for (int step = 1; step < (Config::kHeadDim + 15) / 16; ++step)
-      wgmma_qk(s, a + (step / 4 * 64 * 128 + step % 4 * 32) / 16, b + (step / 4 * Config::kBlockN * 128 + step % 4 * 32) / 16);
-    wgmma_commit();
-  }
-  DEVICE void issue_pv(float (&o)[kO], const u32 (&w)[kP]) {
-    const u64 b = mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < Config::kBlockN / 16; ++step)
-      wgmma_pv(o, w[4 * step], w[4 * step + 1], w[4 * step + 2], w[4 * step + 3], b + step * 2048 / 16);
-    wgmma_commit();
+  DEVICE void issue_qk(float (&s)[kS]) { products_qk(s, k_major(own_q(q.place())), k_major(at(L::kK) + k.place() * L::kBytesK)); }
+  DEVICE void issue_pv(float (&o)[kO], const u32 (&w)[kP], int accumulates) {
+    products_pv(o, w, mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128), accumulates);
   }
 
   // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: where keys may lie behind the last one.
@@ -616,11 +623,16 @@ struct Consumer {
     // The next block most likely is as this one was.
     const bool is_far = Variant::kNear && !(spread < kGreatestSpread / 2);
     needs_exact = __any_sync(~0u, fminf(stats.reference[0], stats.reference[1]) == -kInfinity || is_far);
-    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
-      const float e = exp2_approx(s[i] - subtracted[place]);
-      stats.sum[place] += e;
-      s[i] = times_factor<kGuarded>(e, qk[Variant::kFactorOfScore ? i : 0], place, q_idx, k_idx, column, keeps);
-    });
+#pragma unroll
+    for (int i = 0; i < kS; ++i) {
+      s[i] = exp2_approx(s[i] - subtracted[i / 2 % 2]);
+      stats.sum[i / 2 % 2] += s[i];
+    }
+    if constexpr (Variant::kFactor) {
+      for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+        s[i] = times_factor<kGuarded>(s[i], qk[Variant::kFactorOfScore ? i : 0], place, q_idx, k_idx, column, keeps);
+      });
+    }
   }
 
   // Without a maximum; true if O has to be scaled.
@@ -724,11 +736,7 @@ struct Consumer {
   }
 
   // Stages O over the tile's Q and hands it to the writer.
-  DEVICE void finish_tile(float (&o)[kO], const float (&inverse)[2], int buffer, int back) {
-    if constexpr (kSoftmax) {
-#pragma unroll
-      for (int i = 0; i < kO; ++i) o[i] *= inverse[i / 2 % 2];
-    }
+  DEVICE void finish_tile(const float (&o)[kO], int buffer, int back) {
     using Element = typename Config::Element;
     const u32 to = own_q(buffer);
     const int stage_row = warp * 16 + lane % 16;
@@ -755,6 +763,7 @@ struct Consumer {
     for (int i = 0; i < kP; ++i) w[i] = 0;
 #pragma unroll
     for (int i = 0; i < kO; ++i) o[i] = 0.0f;
+    int accumulates = 0;  // 0: the block that waits for its P V is the first of its tile
     fetch_tile();
     for (int had = 0;;) {  // 0: the stream starts, no block waits for its P V
       if (kind == Tile::kDrain) {
@@ -785,30 +794,30 @@ struct Consumer {
       wait_k(works);
       issue_qk(s);
       mbarrier_wait_if(had & ~seen_v, at(L::kFullV, v.place()), v.parity());
-      issue_pv(o, w);
+      issue_pv(o, w, accumulates);
       if (ends) {
         if (had) close_tile(2, sinks, inverse);
         start_rows();
       }
       look_ahead(works, had);
-      wait_qk_under_pv(s);
+      wait_products<1>(s);
       mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyK, k.place()));
       k.count += works;
       const bool scales = weights(s, scale, works);
       stay_above(s, p.tiles);
-      wait_pv(o);
+      wait_products<0>(o);
       mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
       v.count += had;
       skip_late();
-      if (ends) {
-        if (had) finish_tile(o, inverse, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
-        q.count += 1 - works;
+      if (kSoftmax && (ends || scales)) {
 #pragma unroll
-        for (int i = 0; i < kO; ++i) o[i] = 0.0f;
-      } else if (kSoftmax && scales) {
-#pragma unroll
-        for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
+        for (int i = 0; i < kO; ++i) o[i] *= ends ? inverse[i / 2 % 2] : scale[i / 2 % 2];
       }
+      if (ends) {
+        if (had) finish_tile(o, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
+        q.count += 1 - works;
+      }
+      accumulates = !ends;
       convert(s, w);
       had = works;
     }
