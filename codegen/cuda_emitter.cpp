@@ -11,6 +11,7 @@
 #include "codegen/cuda_forward_variant.h"
 #include "codegen/cuda_params.h"
 #include "codegen/device_sources.h"
+#include "codegen/feeds.h"
 #include "codegen/float_distances.h"
 #include "codegen/print_ir.h"
 #include "codegen/wgmma_text.h"
@@ -93,7 +94,7 @@ class ConfigText {
   std::string text_;
 };
 
-std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
+std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes, int feed_bytes) {
   ConfigText text;
   text.add_dims(options);
   text.add("int", "kColumnsO", ceil_to(options.v_dim, 16), "columns of the accumulator");
@@ -104,6 +105,10 @@ std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig
     text.add("int", "kBuffersQ", config.buffers_q, "tiles of Q in shared memory");
     text.add("bool", "kStale", config.stale, "softmax: stale reference instead of exact online maxima");
     text.add("bool", "kRedoes", redoes, "tiles may be computed again");
+    if (feed_bytes > 0) {
+      text.add("int", "kFeedStages", config.feed_stages, "depth of the rings of what feeder warps bring");
+      text.add("int", "kFeedBytes", feed_bytes, "of it, of a block of keys and a warpgroup");
+    }
   } else {
     text.add("int", "kWarps", config.warpgroups, "of 16 query rows each");
     text.add("int", "kKeyWarps", config.key_warps, "of them with the same rows, each with its own keys");
@@ -128,15 +133,6 @@ std::string backward_config_text(const GpuKernelOptions& options, const GpuConfi
 std::string kernel_text(std::string_view name, int threads, std::string_view function) {
   return fmt::format("\nextern \"C\" __global__ __launch_bounds__({}, 1) void {}(GRID_CONSTANT const Params p) {{\n", threads, name) +
          fmt::format("  {}<Config, Variant>(p);\n}}\n", function);
-}
-
-// What Layout in sm90_forward.cuh adds up to; the kernel asserts that it fits.
-uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
-  const int chunks_q = (options.head_dim + 63) / 64, chunks_v = (options.v_dim + 63) / 64;
-  const int q = config.buffers_q * config.warpgroups * 64 * std::max(chunks_q, chunks_v) * 128;
-  const int kv = config.stages * config.block_n * (chunks_q + chunks_v) * 128;
-  constexpr int kAlignment = 1024, kSmall = 1024, kRedo = 16 * 256;
-  return static_cast<uint32_t>(ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128));
 }
 
 // What Layout in sm80_forward.cuh adds up to; the kernel asserts it.
@@ -179,13 +175,15 @@ class GeneratedForward {
         params_(forward_params(lowered.ir, {.skeleton = config.skeleton,
                                             .packed = options.packed,
                                             .has_extents = variant_.is_searched(),
-                                            .has_index_flag = variant_.has_index_flag()})) {
+                                            .has_index_flag = variant_.has_index_flag(),
+                                            .mapped = config.fed_tensors})) {
     kernel_.name = lowered.ir.name + "_forward";
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.threads = is_sm90() ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
     kernel_.part_bytes = is_sm90() ? 0 : static_cast<size_t>(config.forward_rows() / 16 * (ceil_to(options.v_dim, 16) / 8 + 1) * 32 * 16);
-    kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config, redoes()) : sm80_shared_bytes(options, config);
+    kernel_.shared_bytes = is_sm90() ? static_cast<uint32_t>(sm90_forward_bytes(options, config, redoes(), variant_.feed_bytes()))
+                                     : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
       kernel_.extent_bytes = variant_.extent_bytes();
@@ -196,7 +194,9 @@ class GeneratedForward {
   // Whether a tile may need more care than it gets at first.
   bool redoes() const { return config_.stale || (variant_.is_sigmoid() && options_.accuracy == Accuracy::kFast); }
   const GpuKernel& kernel() const { return kernel_; }
-  std::string structs() const { return forward_config_text(options_, config_, redoes()) + "\n" + params_.text() + "\n" + variant_.text(); }
+  std::string structs() const {
+    return forward_config_text(options_, config_, redoes(), variant_.feed_bytes()) + "\n" + params_.text() + "\n" + variant_.text();
+  }
   std::string kernels(const GpuSkeletonText& skeleton) const {
     std::string text = kernel_text(kernel_.name, kernel_.threads, skeleton.function);
     if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, kSideThreads, "column_extents_sm90");
@@ -274,7 +274,7 @@ std::string vocabulary(std::initializer_list<const char*> names) {
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh"}) + wgmma_forward_text(options, config);
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh", "sm90_common.cuh", "sm90_feed.cuh"}) + wgmma_forward_text(options, config);
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {

@@ -58,6 +58,8 @@ class CudaVariant {
   const bool packed_;
   ValueId exponent2_ = kNoValue, half_ = kNoValue, center_ = kNoValue;  // sigmoid
   std::optional<CudaValues> values_;
+  // Reads that functions of pairs find in `column`, which is a Pair then: a Column with members of the names of the values.
+  std::vector<ValueId> of_pairs_;
 
  private:
   void find_sigmoid();
