@@ -27,6 +27,7 @@ std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
   if (config.feed_stages > 0) text += fmt::format(", {} stages of fed", config.feed_stages);
   for (const int param : config.fed_tensors) text += fmt::format(" t{}", param);
   if (config.feeds_columns) text += " keys";
+  if (config.feeds_tables) text += " tables";
   if (config.quick) text += ", quick";
   return text;
 }

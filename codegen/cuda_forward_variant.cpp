@@ -9,7 +9,6 @@
 
 #include "codegen/cuda_function.h"
 #include "codegen/eval/interpreter.h"
-#include "codegen/feeds.h"
 #include "codegen/fold_scale.h"
 #include "codegen/simplify.h"
 
@@ -44,6 +43,12 @@ void ForwardVariant::find_feeds() {
   for (const ValueId read : pair_reads(ir_.graph, roots)) {
     if (std::count(config_.fed_tensors.begin(), config_.fed_tensors.end(), ir_.graph[read].index) > 0) of_pairs_.push_back(read);
   }
+  if (config_.feeds_tables) fed_tables_ = table_reads(ir_, roots);
+  int words = 0;
+  for (const TableRead& table : fed_tables_) {
+    tables_[table.read] = {fmt::format("column.tables + {}", 4 * words), table.axis};
+    words += table.words;
+  }
   if (!config_.feeds_columns) return;
   for (const ValueId member : values_->members(CudaScope::kColumn)) {
     const std::vector<bool> needed = reachable(ir_.graph, std::array{member});
@@ -69,8 +74,15 @@ int ForwardVariant::pair_bytes() const {
   return bytes;
 }
 
+int ForwardVariant::table_words() const {
+  int words = 0;
+  for (const TableRead& table : fed_tables_) words += table.words;
+  return words;
+}
+
 int ForwardVariant::feed_bytes() const {
-  return (pair_bytes() + column_words() * 4 * config_.block_n + kFeedUnit - 1) / kFeedUnit * kFeedUnit;
+  const int bytes = pair_bytes() + 4 * (column_words() * config_.block_n + table_words());
+  return (bytes + kFeedUnit - 1) / kFeedUnit * kFeedUnit;
 }
 
 std::string ForwardVariant::text() const {
@@ -103,8 +115,10 @@ std::string ForwardVariant::constants_text() const {
 // What feeder warps and those that they feed do; sm90_feed.cuh has the vocabulary.
 std::string ForwardVariant::feeds_text() const {
   std::string text =
-      fmt::format("  static constexpr int kPairBytes = {}, kColumnWords = {};  // of what feeders bring\n", pair_bytes(), column_words());
-  if (!of_pairs_.empty()) text += pairs_text();
+      cuda_line(2, fmt::format("static constexpr int kPairBytes = {}, kColumnWords = {}, kTableWords = {};  // of what feeders bring",
+                               pair_bytes(), column_words(), table_words()));
+  if (!of_pairs_.empty() || !fed_tables_.empty()) text += pairs_text();
+  if (!fed_tables_.empty()) text += tables_text();
   if (column_words() > 0) text += columns_text();
   return text;
 }
@@ -137,10 +151,44 @@ std::string ForwardVariant::pairs_text() const {
     read += fmt::format("    pairs[0].{0} = {0}.x;\n    pairs[1].{0} = {0}.y;\n", name);
     offset += tile_bytes(id);
   }
-  const std::string statements = writer.take_statements();
-  return cuda_struct("Pair : Column", cuda_line(4, fmt::format("float {};", members))) +
-         cuda_function("void load_pairs(u32 to, u32 barrier, int q_idx, int k_idx, const Params& p, const Uniform& u)", statements + load) +
-         cuda_function("void read_pairs(const FedPlace& from, int group, int place, Pair (&pairs)[2])", read);
+  std::string text = members.empty() ? "" : cuda_line(4, fmt::format("float {};", members));
+  if (!fed_tables_.empty()) {
+    text += "    u32 tables;  // their address\n";
+    read += "    pairs[0].tables = pairs[1].tables = from.tables;\n";
+  }
+  text = cuda_struct("Pair : Column", text);
+  if (!of_pairs_.empty())
+    text += cuda_function("void load_pairs(u32 to, u32 barrier, int q_idx, int k_idx, const Params& p, const Uniform& u)",
+                          writer.take_statements() + load);
+  return text + cuda_function("void read_pairs(const FedPlace& from, int group, int place, Pair (&pairs)[2])", read);
+}
+
+std::string ForwardVariant::tables_text() const {
+  std::vector<ValueId> indices;
+  for (const TableRead& table : fed_tables_) {
+    const std::vector<ValueId>& operands = ir_.graph[table.read].operands;
+    for (size_t axis = 0; axis < operands.size(); ++axis) {
+      if (axis != table.axis) indices.push_back(operands[axis]);
+    }
+  }
+  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, indices);
+  std::string store;
+  int offset = 0;
+  for (const TableRead& table : fed_tables_) {
+    const Node& node = ir_.graph[table.read];
+    const Param& param = ir_.params[static_cast<size_t>(node.index)];
+    std::string address = "p.t_" + param.name;
+    for (size_t axis = 0; axis < node.operands.size(); ++axis) {
+      const std::string index = axis == table.axis ? "i" : fmt::format("static_cast<i64>({})", writer.value(node.operands[axis]));
+      address += fmt::format(" + {} * p.t_{}_stride[{}]", index, param.name, axis);
+    }
+    const std::string load = fmt::format("{}({})", cuda_load(param.element), address);
+    store += cuda_line(4, fmt::format("for (int i = lane; i < {}; i += kWarp)", table.words));
+    store += cuda_line(
+        6, fmt::format("store_shared(to + {} + 4 * i, {});", offset, node.type == Type::kI32 ? load : "__float_as_int(" + load + ")"));
+    offset += 4 * table.words;
+  }
+  return cuda_function("void store_tables(u32 to, int lane, const Params& p, const Uniform& u)", writer.take_statements() + store);
 }
 
 std::string ForwardVariant::columns_text() const {

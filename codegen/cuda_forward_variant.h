@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codegen/cuda_variant.h"
+#include "codegen/feeds.h"
 
 namespace attune::codegen {
 
@@ -24,6 +25,8 @@ class ForwardVariant : public CudaVariant {
   int tile_bytes(ValueId read) const;
   int pair_bytes() const;
   int column_words() const { return static_cast<int>(fed_columns_.size()) + carries_outside_; }
+  int table_words() const;
+  std::string tables_text() const;
 
   const GpuConfig& config_;
   const ValueId score2_;
@@ -31,6 +34,7 @@ class ForwardVariant : public CudaVariant {
   bool factor_of_score_ = false;
   std::vector<ValueId> fed_columns_;  // members of Column that come of tensors
   bool carries_outside_ = false;      // and what they clamped
+  std::vector<TableRead> fed_tables_;
 };
 
 }  // namespace attune::codegen

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <numbers>
 #include <utility>
 
@@ -165,6 +164,7 @@ std::string CudaVariant::element_text(std::string_view name, ValueId root, bool 
   std::map<ValueId, std::string> given;
   for (const ValueId id : of_pairs_) given[id] = "column." + values_->name(id);
   CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kByTemplate, std::array{root}, given);
+  writer.use_tables(tables_);
   const std::string value = writer.value(root), raised = raise_text(outside_text(writer, carries));
   std::string body = statements_text(writer);
   if (raised.empty()) {
@@ -172,7 +172,8 @@ std::string CudaVariant::element_text(std::string_view name, ValueId root, bool 
   } else {
     body += cuda_line(4, fmt::format("const float {} = {};", name, value)) + raised + cuda_return(std::string(name));
   }
-  return cuda_function(fmt::format("float {}({}, {})", name, arguments, of_pairs_.empty() ? kOfPair : kOfFedPair), body, true);
+  return cuda_function(fmt::format("float {}({}, {})", name, arguments, of_pairs_.empty() && tables_.empty() ? kOfPair : kOfFedPair), body,
+                       true);
 }
 
 std::string CudaVariant::sigmoid_text() const {

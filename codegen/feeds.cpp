@@ -1,6 +1,7 @@
 #include "codegen/feeds.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "codegen/eval/interpreter.h"
 #include "codegen/index_bounds.h"
@@ -29,6 +30,22 @@ class PairReads {
       if (i < uniform && rates_[indices[i]] != Rate::kUniform) return false;
     }
     return is_shifted(indices[uniform], Symbol::kQIdx) && is_shifted(indices[uniform + 1], Symbol::kKIdx);
+  }
+  std::optional<TableRead> table(const Ir& ir, ValueId id) const {
+    const std::vector<ValueId>& indices = graph_[id].operands;
+    if (graph_[id].op != Op::k_read || graph_[id].type == Type::kBool) return std::nullopt;
+    TableRead found = {.read = id};
+    for (size_t axis = 0; axis < indices.size(); ++axis) {
+      const Rate rate = rates_[indices[axis]];
+      if (rate == Rate::kUniform && !is_data_dependent(graph_, indices[axis])) continue;
+      if (rate != Rate::kElement || found.words > 0) return std::nullopt;
+      const Node& dim = graph_[ir.params[static_cast<size_t>(graph_[id].index)].dims[axis]];
+      if (dim.op != Op::k_constant || dim.number < 1 || dim.number > kMaxTableWords) return std::nullopt;
+      found.axis = axis;
+      found.words = static_cast<int>(dim.number);
+      found.is_long = is_data_dependent(graph_, indices[axis]);
+    }
+    return found.words > 0 ? std::optional(found) : std::nullopt;
   }
   bool by_column(ValueId id) const { return graph_[id].op == Op::k_read && rates_[id] == Rate::kColumn; }
 
@@ -64,6 +81,20 @@ std::vector<ValueId> pair_reads(const Graph& graph, const std::vector<ValueId>& 
   std::vector<ValueId> found;
   for (ValueId id = 0; id < graph.size(); ++id) {
     if (needed[id] && reads.holds(id)) found.push_back(id);
+  }
+  return found;
+}
+
+std::vector<TableRead> table_reads(const Ir& ir, const std::vector<ValueId>& roots) {
+  const PairReads reads(ir.graph);
+  const std::vector<bool> needed = reachable(ir.graph, roots);
+  std::vector<TableRead> found;
+  int words = 0;
+  for (ValueId id = 0; id < ir.graph.size(); ++id) {
+    const std::optional<TableRead> table = needed[id] ? reads.table(ir, id) : std::nullopt;
+    if (!table || words + table->words > kMaxTableWords) continue;
+    words += table->words;
+    found.push_back(*table);
   }
   return found;
 }

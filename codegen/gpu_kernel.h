@@ -35,6 +35,7 @@ struct GpuConfig {
   int feed_stages = 0;           // depth of the rings; 0: nothing
   std::vector<int> fed_tensors;  // tensor parameters whose tiles the copy engine loads
   bool feeds_columns = false;    // values by key that come of tensors
+  bool feeds_tables = false;     // small tables
   bool operator==(const GpuConfig&) const = default;
 
   // Query rows of a CTA of the forward pass.

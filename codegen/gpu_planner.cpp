@@ -113,29 +113,32 @@ void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const
   for (const ValueId read : pair_reads(ir.graph, pair_roots(lowered))) {
     if (fits_map(ir, ir.graph[read].index, problem)) reads.push_back(read);
   }
-  const bool by_column = reads_by_column(lowered);
+  const std::vector<TableRead> tables = table_reads(ir, pair_roots(lowered));
+  const bool by_column = reads_by_column(lowered), has_tables = !tables.empty();
   struct Tile {
     int block_n, stages;
   };
-  const int n = config.block_n;
+  const bool has_long = std::any_of(tables.begin(), tables.end(), [](const TableRead& table) { return table.is_long; });
+  const int n = has_long ? 64 : config.block_n;  // where weights take longer than products, registers are what is short
   const bool is_short = std::max(options.head_dim, options.v_dim) <= 64;
-  const std::vector<Tile> tiles = is_short ? std::vector<Tile>{{n, 3}, {n, 2}, {64, 3}, {64, 2}, {n, 1}, {64, 1}}
-                                           : std::vector<Tile>{{n, 3}, {n, 2}, {n, 1}, {64, 3}, {64, 2}, {64, 1}};
-  for (; !reads.empty() || by_column; reads.pop_back()) {
+  const std::vector<Tile> choices = is_short ? std::vector<Tile>{{n, 3}, {n, 2}, {64, 3}, {64, 2}, {n, 1}, {64, 1}}
+                                             : std::vector<Tile>{{n, 3}, {n, 2}, {n, 1}, {64, 3}, {64, 2}, {64, 1}};
+  for (; !reads.empty() || by_column || has_tables; reads.pop_back()) {
     std::vector<int> tensors;
     for (const ValueId read : reads) tensors.push_back(ir.graph[read].index);
     std::sort(tensors.begin(), tensors.end());
     tensors.erase(std::unique(tensors.begin(), tensors.end()), tensors.end());
-    for (const auto& [block_n, stages] : tiles) {
+    for (const auto& [block_n, stages] : choices) {
       for (const bool with_columns : {true, false}) {
-        if ((with_columns && !by_column) || (!with_columns && reads.empty()) || tensors.size() > kMaxFedTensors) continue;
-        int bytes = with_columns ? kMaxColumnWords * 4 * block_n : 0;
+        if ((with_columns && !by_column) || (!with_columns && reads.empty() && !has_tables) || tensors.size() > kMaxFedTensors) continue;
+        int bytes = (with_columns ? kMaxColumnWords * 4 * block_n : 0) + (has_tables ? 4 * kMaxTableWords : 0);
         for (const ValueId read : reads) bytes += pair_tile_bytes(ir.params[static_cast<size_t>(ir.graph[read].index)].element, block_n);
         GpuConfig fed = config;
         fed.block_n = block_n;
         fed.feed_stages = stages;
         fed.fed_tensors = tensors;
         fed.feeds_columns = with_columns;
+        fed.feeds_tables = has_tables;
         if (sm90_forward_bytes(options, fed, true, (bytes + kFeedUnit - 1) / kFeedUnit * kFeedUnit) > kMostSharedBytes) continue;
         config = std::move(fed);
         return;

@@ -1,18 +1,5 @@
 // What feeder warps bring into shared memory, and how the threads that they feed read it: tensors that the program reads by pair, in tiles of
-// the 64 rows of a warpgroup, and values by key.
-
-// These may be left out and moved: their order hangs on `from` alone, which comes out of anew() behind a wait, and on what is made of them
-// ending in stay_above(), before the place is given back.
-DEVICE u32 read_shared(u32 from) {
-  u32 value;
-  asm("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(from));
-  return value;
-}
-DEVICE int2 read_shared_x2(u32 from) {
-  int2 value;
-  asm("ld.shared.v2.s32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "r"(from));
-  return value;
-}
+// the 64 rows of a warpgroup, values by key, and small tables.
 
 // A tile of a tensor: boxes of 128 bytes a row, as the copy engine swizzles them; zeros beyond the tensor.
 template <int kElementBytes, int kBlockN>
@@ -28,13 +15,22 @@ struct PairTile {
 struct FedPlace {
   u32 halves, words;  // in a tile of elements of 16 and of 32 bits
   u32 columns;        // among the words of a value by key
+  u32 tables;
 
-  // `base` is 1024-aligned; values by key lie `columns_at` bytes from there.
-  static DEVICE FedPlace of(u32 base, int columns_at, int warp, int lane) {
+  // `base` is 1024-aligned; values by key and tables lie `columns_at` and `tables_at` bytes from there.
+  static DEVICE FedPlace of(u32 base, int columns_at, int tables_at, int warp, int lane) {
     const int row = lane / 4, pair = lane % 4, of_row = (warp * 16 + row) * 128;
-    return {base + (of_row + (row << 4) + pair * 4), base + (of_row + ((pair / 2 ^ row) << 4) + pair % 2 * 8), base + (columns_at + pair * 8)};
+    return {base + (of_row + (row << 4) + pair * 4), base + (of_row + ((pair / 2 ^ row) << 4) + pair % 2 * 8), base + (columns_at + pair * 8),
+            base + tables_at};
   }
 };
+
+DEVICE float read_table(u32 from, i64 index) {
+  return __int_as_float(static_cast<int>(read_shared(from + 4 * static_cast<u32>(index))));
+}
+DEVICE int read_table_i32(u32 from, i64 index) {
+  return static_cast<int>(read_shared(from + 4 * static_cast<u32>(index)));
+}
 
 // Two neighbours, in columns 8 * group and on from the first; `place` 0 and 1 are rows r and r + 8. `offset`: of the tile.
 template <typename Element>

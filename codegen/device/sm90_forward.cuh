@@ -360,8 +360,10 @@ struct Feeder {
     if constexpr (Variant::kColumnWords > 0) {
       for (int i = lane; i < Config::kBlockN; i += kWarp)
         Variant::store_column(to + Variant::kPairBytes + 4 * i, Variant::template column<true>(first_k + i, p, u));
-      __syncwarp();
     }
+    if constexpr (Variant::kTableWords > 0)
+      Variant::store_tables(to + Variant::kPairBytes + 4 * Config::kBlockN * Variant::kColumnWords, lane, p, u);
+    if constexpr (Variant::kColumnWords + Variant::kTableWords > 0) __syncwarp();
     if (lane == 0) {
       if constexpr (Variant::kPairBytes > 0) {
         mbarrier_expect_bytes(full, Variant::kPairBytes);
@@ -581,7 +583,8 @@ struct Consumer {
   DEVICE void for_each(const Function& f) {
     const int first_k = block * Config::kBlockN + lane % 4 * 2, r = first_row;
     if constexpr (L::kFeeders > 0) {
-      const FedPlace from = FedPlace::of(anew(fed.base), Variant::kPairBytes, warp, lane);
+      constexpr int kTablesAt = Variant::kPairBytes + 4 * Config::kBlockN * Variant::kColumnWords;
+      const FedPlace from = FedPlace::of(anew(fed.base), Variant::kPairBytes, kTablesAt, warp, lane);
 #pragma unroll
       for (int group = 0; group < kS / 4; ++group) for_each_fed<kGuarded>(f, from, group, first_k + 8 * group);
     } else {
@@ -615,7 +618,7 @@ struct Consumer {
 #pragma unroll
     for (int place = 0; place < 2; ++place) {
       Pair pairs[2];
-      if constexpr (Variant::kPairBytes > 0) Variant::read_pairs(from, group, place, pairs);
+      if constexpr (Variant::kPairBytes + Variant::kTableWords > 0) Variant::read_pairs(from, group, place, pairs);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int q_idx = min(first_row + 8 * place, uniform.q_len - 1), k_idx = first_k + i;
