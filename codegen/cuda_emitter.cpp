@@ -45,8 +45,13 @@ int ceil_to(int value, int unit) {
 }
 
 // Sizes for which the planner takes such a config: batch, q_len, k_len, heads, kv_heads.
-std::string_view typical_sizes(const GpuConfig& config) {
-  if (config.splits == 0) return "1,4096,4096,16,16";
+std::string_view typical_sizes(const Lowered& lowered, const GpuConfig& config, bool is_backward) {
+  if (config.splits == 0) {
+    // Rows of a bias that the copy engine cannot read.
+    const bool reads_itself = config.skeleton == GpuSkeleton::kSm90 && !is_backward && config.fed_tensors.empty() &&
+                              !pair_reads(lowered.ir.graph, pair_roots(lowered)).empty();
+    return reads_itself ? "1,4096,4097,16,16" : "1,4096,4096,16,16";
+  }
   if (config.key_warps > 1) return config.tile_heads > 1 ? "1,1,4096,8,2" : "1,1,4096,8,8";
   return config.tile_heads > 1 ? "1,32,4096,8,2" : "1,512,512,8,8";
 }
@@ -65,8 +70,8 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
     at = end + 1;
   }
   text += fmt::format("//\n// attune explain {}.attn --emit cuda{} --arch {} --dtype {} --shape {},{},{}", ir.name,
-                      is_backward ? " --backward" : "", options.arch, dtype_text(options.dtype), typical_sizes(config), options.head_dim,
-                      options.v_dim);
+                      is_backward ? " --backward" : "", options.arch, dtype_text(options.dtype),
+                      typical_sizes(lowered, config, is_backward), options.head_dim, options.v_dim);
   for (const Param& param : ir.params) {
     if (param.is_const) text += fmt::format(" --const {}={}", param.name, print_expr(ir, param.default_value));
   }
