@@ -125,8 +125,10 @@ int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config,
     constexpr int kSmall = 1024, kRedo = 16 * 256;
     return ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128);
   }
-  // Where tiles of a bias leave little.
-  const int feed = config.feed_stages * config.warpgroups * feed_bytes, small = 464 + 16 * config.feed_stages * config.warpgroups;
+  // Exactly, where tiles of a bias leave little: the ring of tiles, blocks and barriers.
+  const int feeds = config.feed_stages * config.warpgroups, feed = feeds * feed_bytes;
+  const int barriers = 3 * config.buffers_q + 4 * config.stages + 9 + 2 * feeds;
+  const int small = ceil_to(256 + ceil_to(4 * config.stages, 8) + 8 * barriers + 4, 16);
   constexpr int kRedo = 16 * 96;
   return ceil_to(q + kv + feed + kAlignment + small + (redoes ? kRedo : 0), 128);
 }

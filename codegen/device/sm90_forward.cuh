@@ -51,6 +51,8 @@ struct Layout {
   static constexpr int kRedoCount = kEmptyF + 8 * kFeeders * kFeedStages, kRedo = (kRedoCount + 4 + 15) / 16 * 16;
   static constexpr int kMaxRedo = kFeeders > 0 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
+  // Blocks that a warpgroup may give back unread at once: for more, the producer would wait for it to finish the tile before.
+  static constexpr int kMostSkips = kFeeders == 0 ? 0x7FFFFFFF : Config::kBuffersQ == 1 ? 1 : Config::kStages;
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
@@ -392,7 +394,8 @@ struct Feeder {
       const u32 from = at(L::kTiles) + 4 * L::kWordsT * t.place();
       const int4 tile = load_shared_x4(from);
       const int first = load_shared(from + 16);
-      const int last = load_shared(from + (Variant::kMask == Mask::kRange ? 24 + 12 * wg : 20));
+      int last = load_shared(from + 20);
+      if (Variant::kMask == Mask::kRange) last = max(load_shared(from + 24 + 12 * wg), last - L::kMostSkips);
       __syncwarp();
       if (lane == 0) mbarrier_arrive(at(L::kEmptyT, t.place()));
       t.next();
@@ -491,6 +494,7 @@ struct Consumer {
       block = last_block;
       if constexpr (Variant::kMask == Mask::kRange) {
         block = max(load_shared(from + 24 + 12 * wg), first_block);
+        if (L::kMostSkips < 0x7FFFFFFF) block = max(block, last_block - L::kMostSkips);
         skip_k(last_block - block);
       }
     }
