@@ -52,7 +52,7 @@ struct Layout {
   static constexpr int kMaxRedo = kFeeders > 0 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
   // Blocks that a warpgroup may give back unread at once: for more, the producer would wait for it to finish the tile before.
-  static constexpr int kMostSkips = kFeeders == 0 ? 0x7FFFFFFF : Config::kBuffersQ == 1 ? 1 : Config::kStages;
+  static constexpr int kMostSkips = Config::kBuffersQ == 1 ? 1 : kFeeders > 0 ? Config::kStages : 0x7FFFFFFF;
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : 160;
@@ -919,7 +919,7 @@ struct Consumer {
       wait_pv(o);
       mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
       v.count += had;
-      skip_late();
+      if (Config::kBuffersQ > 1) skip_late();
       if (ends) {
         if (had) finish_tile(o, inverse, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
         q.count += 1 - works;
@@ -929,6 +929,7 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
       }
+      if (Config::kBuffersQ == 1) skip_late();  // V of the next tile comes behind its Q, which waits for this O
       convert(s, w);
       had = works;
     }
