@@ -150,6 +150,7 @@ void GpuArguments::bind_params(const PlanOptions& options) {
     if (param.is_const) continue;
     if (parameters.is_in_memory(index)) address = const_cast<void*>(bound.data);
     if (param.is_tensor) {
+      binding.is_aligned = is_vector_aligned(address);
       const int32_t* dims = parameters.dims() + i * runtime::kCpuMaxRank;
       binding.strides.assign(bound.strides, bound.strides + param.dims.size());
       binding.dims.assign(dims, dims + param.dims.size());

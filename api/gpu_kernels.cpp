@@ -24,6 +24,10 @@ std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
   if (config.stale) text += ", stale softmax";
+  if (config.feed_stages > 0) text += fmt::format(", {} stages of fed", config.feed_stages);
+  for (const int param : config.fed_tensors) text += fmt::format(" t{}", param);
+  if (config.feeds_columns) text += " keys";
+  if (config.feeds_tables) text += " tables";
   if (config.quick) text += ", quick";
   return text;
 }

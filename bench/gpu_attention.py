@@ -66,6 +66,17 @@ ALIBI_SOFT_CAP = """attention alibi_soft_cap(cap: f32 = 50, slopes: grad f32[hea
   weights = softmax(score)
 }
 """
+
+
+def dense_bias_program(dtype):
+    return f"""attention dense_bias(bias: {dtype}[heads, q_len, k_len]) {{
+  score   = qk * rsqrt(head_dim) + bias[h, q_idx, k_idx]
+  mask    = k_pos <= q_pos
+  weights = softmax(score)
+}}
+"""
+
+
 CAP, WINDOW, DOCUMENT = 50.0, 1024, 1024
 
 
@@ -419,12 +430,12 @@ def sdpa_backward(problem, causal):
     return call
 
 
-def sdpa(problem, causal):
+def sdpa(problem, causal, mask=None):
     gqa = {"enable_gqa": True} if problem.kv_heads != problem.heads else {}
     q, k, v = (tensor.transpose(1, 2) for tensor in (problem.q, problem.k, problem.v))
 
     def call():
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, **gqa).transpose(1, 2)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, **gqa).transpose(1, 2)
 
     return call
 
@@ -648,7 +659,30 @@ def variants_suite(bench):
                                              lambda s, b, h, q, k: CAP * torch.tanh(s / CAP) - slopes[h] * (q - k)))
         return bench.measure(f"d{dim} 8k causal, ALiBi + soft cap", contenders, variant="alibi_soft_cap", head_dim=dim, seq=8192, plain="causal softmax")
 
-    points = bench.sweep("variants", (lambda f=f, d=d: f(d) for f in (window, documents, alibi_soft_cap) for d in (64, 128)))
+    def dense_bias(dim, shared):
+        """A bias for each pair: of each head, which is more bytes than all else together, or shared by all heads. SDPA gets it with the causal mask in it."""
+        problem = bench.problem(4, 4096, HEAD_SIZE // dim, dim)
+        device, dtype = problem.q.device, problem.q.dtype
+        bias = torch.randn(1 if shared else problem.heads, problem.seq, problem.seq, device=device, dtype=dtype)
+        mask = bias.masked_fill(torch.ones(problem.seq, problem.seq, dtype=torch.bool, device=device).triu(1), -math.inf)[None]
+
+        def reference():
+            return problem.reference("dense_bias", "softmax", causal_mask, lambda s, q_pos, k_pos, h: s + bias[0 if shared else h, q_pos[:, 0]].double())
+
+        pairs, backends = problem.all_pairs(True), torch_backends(problem)
+        contenders = torch_contenders(problem, True, ["cuDNN"]) + plain_contenders(bench, problem, True, ["softmax"], "causal ")
+        contenders += [Contender(f"{name} bias", problem, sdpa(problem, False, mask), reference, pairs, backends[name]) for name in ("efficient", "cuDNN")]
+        contenders += variant(problem, "bias", dense_bias_program(problem.dtype), reference, pairs, params={"bias": bias})
+        if flex:
+            shown = bias[0] if shared else bias
+            contenders.append(flex_contender("Flex bias", problem, reference, pairs, lambda b, h, q, k: q >= k,
+                                             (lambda s, b, h, q, k: s + shown[q, k]) if shared else (lambda s, b, h, q, k: s + shown[h, q, k])))
+        of = "all heads" if shared else "each head"
+        return bench.measure(f"d{dim} 4k causal, a dense bias of {of}", contenders, variant=f"dense bias of {of}", head_dim=dim, seq=4096, plain="causal softmax")
+
+    variants = [lambda f=f, d=d: f(d) for f in (window, documents, alibi_soft_cap) for d in (64, 128)]
+    variants += [lambda s=s, d=d: dense_bias(d, s) for s in (False, True) for d in (64, 128)]
+    points = bench.sweep("variants", iter(variants))
     print("\n" + variants_table(points))
 
 

@@ -11,6 +11,7 @@
 #include "codegen/cuda_forward_variant.h"
 #include "codegen/cuda_params.h"
 #include "codegen/device_sources.h"
+#include "codegen/feeds.h"
 #include "codegen/float_distances.h"
 #include "codegen/print_ir.h"
 #include "codegen/wgmma_text.h"
@@ -44,8 +45,13 @@ int ceil_to(int value, int unit) {
 }
 
 // Sizes for which the planner takes such a config: batch, q_len, k_len, heads, kv_heads.
-std::string_view typical_sizes(const GpuConfig& config) {
-  if (config.splits == 0) return "1,4096,4096,16,16";
+std::string_view typical_sizes(const Lowered& lowered, const GpuConfig& config, bool is_backward) {
+  if (config.splits == 0) {
+    // Rows of a bias that the copy engine cannot read.
+    const bool reads_itself = config.skeleton == GpuSkeleton::kSm90 && !is_backward && config.fed_tensors.empty() &&
+                              !pair_reads(lowered.ir.graph, pair_roots(lowered)).empty();
+    return reads_itself ? "1,4096,4097,16,16" : "1,4096,4096,16,16";
+  }
   if (config.key_warps > 1) return config.tile_heads > 1 ? "1,1,4096,8,2" : "1,1,4096,8,8";
   return config.tile_heads > 1 ? "1,32,4096,8,2" : "1,512,512,8,8";
 }
@@ -65,7 +71,7 @@ std::string header(const Lowered& lowered, const std::string& program, const Gpu
   }
   text += fmt::format("//\n// attune explain {}.attn --emit cuda{} --arch {} --dtype {} --shape {},{},{}", ir.name,
                       is_backward ? options.deterministic ? " --backward --deterministic" : " --backward" : "", options.arch,
-                      dtype_text(options.dtype), typical_sizes(config), options.head_dim, options.v_dim);
+                      dtype_text(options.dtype), typical_sizes(lowered, config, is_backward), options.head_dim, options.v_dim);
   for (const Param& param : ir.params) {
     if (param.is_const) text += fmt::format(" --const {}={}", param.name, print_expr(ir, param.default_value));
   }
@@ -93,7 +99,7 @@ class ConfigText {
   std::string text_;
 };
 
-std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
+std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig& config, bool redoes, int feed_bytes) {
   ConfigText text;
   text.add_dims(options);
   text.add("int", "kColumnsO", ceil_to(options.v_dim, 16), "columns of the accumulator");
@@ -104,6 +110,10 @@ std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig
     text.add("int", "kBuffersQ", config.buffers_q, "tiles of Q in shared memory");
     text.add("bool", "kStale", config.stale, "softmax: stale reference instead of exact online maxima");
     text.add("bool", "kRedoes", redoes, "tiles may be computed again");
+    if (feed_bytes > 0) {
+      text.add("int", "kFeedStages", config.feed_stages, "depth of the rings of what feeder warps bring");
+      text.add("int", "kFeedBytes", feed_bytes, "of it, of a block of keys and a warpgroup");
+    }
   } else {
     text.add("int", "kWarps", config.warpgroups, "of 16 query rows each");
     text.add("int", "kKeyWarps", config.key_warps, "of them with the same rows, each with its own keys");
@@ -129,15 +139,6 @@ std::string backward_config_text(const GpuKernelOptions& options, const GpuConfi
 std::string kernel_text(std::string_view name, int threads, std::string_view function) {
   return fmt::format("\nextern \"C\" __global__ __launch_bounds__({}, 1) void {}(GRID_CONSTANT const Params p) {{\n", threads, name) +
          fmt::format("  {}<Config, Variant>(p);\n}}\n", function);
-}
-
-// What Layout in sm90_forward.cuh adds up to; the kernel asserts that it fits.
-uint32_t sm90_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes) {
-  const int chunks_q = (options.head_dim + 63) / 64, chunks_v = (options.v_dim + 63) / 64;
-  const int q = config.buffers_q * config.warpgroups * 64 * std::max(chunks_q, chunks_v) * 128;
-  const int kv = config.stages * config.block_n * (chunks_q + chunks_v) * 128;
-  constexpr int kAlignment = 1024, kSmall = 1024, kRedo = 16 * 256;
-  return static_cast<uint32_t>(ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128));
 }
 
 // What Layout in sm80_forward.cuh adds up to; the kernel asserts it.
@@ -180,13 +181,15 @@ class GeneratedForward {
         params_(forward_params(lowered.ir, {.skeleton = config.skeleton,
                                             .packed = options.packed,
                                             .has_extents = variant_.is_searched(),
-                                            .has_index_flag = variant_.has_index_flag()})) {
+                                            .has_index_flag = variant_.has_index_flag(),
+                                            .mapped = config.fed_tensors})) {
     kernel_.name = lowered.ir.name + "_forward";
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
     kernel_.threads = is_sm90() ? 128 * (config.warpgroups + 1) : 32 * config.warpgroups;
     kernel_.part_bytes = is_sm90() ? 0 : static_cast<size_t>(config.forward_rows() / 16 * (ceil_to(options.v_dim, 16) / 8 + 1) * 32 * 16);
-    kernel_.shared_bytes = is_sm90() ? sm90_shared_bytes(options, config, redoes()) : sm80_shared_bytes(options, config);
+    kernel_.shared_bytes = is_sm90() ? static_cast<uint32_t>(sm90_forward_bytes(options, config, redoes(), variant_.feed_bytes()))
+                                     : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
       kernel_.extent_bytes = variant_.extent_bytes();
@@ -197,7 +200,9 @@ class GeneratedForward {
   // Whether a tile may need more care than it gets at first.
   bool redoes() const { return config_.stale || (variant_.is_sigmoid() && options_.accuracy == Accuracy::kFast); }
   const GpuKernel& kernel() const { return kernel_; }
-  std::string structs() const { return forward_config_text(options_, config_, redoes()) + "\n" + params_.text() + "\n" + variant_.text(); }
+  std::string structs() const {
+    return forward_config_text(options_, config_, redoes(), variant_.feed_bytes()) + "\n" + params_.text() + "\n" + variant_.text();
+  }
   std::string kernels(const GpuSkeletonText& skeleton) const {
     std::string text = kernel_text(kernel_.name, kernel_.threads, skeleton.function);
     if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, kSideThreads, "column_extents_sm90");
@@ -279,7 +284,8 @@ std::string vocabulary(std::initializer_list<const char*> names) {
 GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton;
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_forward_text(options, config) + vocabulary({"sm90_common.cuh"});
+    skeleton.vocabulary =
+        vocabulary({"ptx_sm90.cuh"}) + wgmma_forward_text(options, config) + vocabulary({"sm90_common.cuh", "sm90_feed.cuh"});
     skeleton.text = device_source("sm90_forward.cuh");
     skeleton.function = "attention_forward_sm90";
   } else {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codegen/cuda_variant.h"
+#include "codegen/feeds.h"
 
 namespace attune::codegen {
 
@@ -12,15 +13,29 @@ class ForwardVariant : public CudaVariant {
   std::string text() const;
   // What one block of keys needs in memory so that tiles can be classified.
   size_t extent_bytes() const { return CudaVariant::extent_bytes(Rate::kColumn); }
+  // What feeder warps bring of each block of keys, for a warpgroup; 0: nothing.
+  int feed_bytes() const;
 
  private:
   std::string constants_text() const;
+  void find_feeds();
+  std::string feeds_text() const;
+  std::string pairs_text() const;
+  std::string columns_text() const;
+  int tile_bytes(ValueId read) const;
+  int pair_bytes() const;
+  int column_words() const { return static_cast<int>(fed_columns_.size()) + carries_outside_; }
+  int table_words() const;
+  std::string tables_text() const;
 
   const GpuConfig& config_;
   const ValueId score2_;
   ValueId sink2_ = kNoValue;
   bool factor_of_score_ = false;
   bool is_near_ = false;  // tiles may take a polynomial for tanh
+  std::vector<ValueId> fed_columns_;  // members of Column that come of tensors
+  bool carries_outside_ = false;      // and what they clamped
+  std::vector<TableRead> fed_tables_;
 };
 
 }  // namespace attune::codegen

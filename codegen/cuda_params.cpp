@@ -126,6 +126,7 @@ ParamsLayout forward_params(const Ir& ir, const GpuParamsOptions& options) {
   const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
   ParamsLayout layout;
   if (is_sm90) add_all({"q_map", "k_map", "v_map", "out_map"}, "TensorMap", layout);
+  for (const int param : options.mapped) layout.add("t_" + ir.params[static_cast<size_t>(param)].name + "_map", "TensorMap");
   add_all({"q", "k", "v"}, "const Raw*", layout);
   layout.add("out", "Raw*");
   layout.add("lse", "float*");

@@ -161,7 +161,10 @@ std::string CudaVariant::raise_text(const std::string& outside) const {
 }
 
 std::string CudaVariant::element_text(std::string_view name, ValueId root, bool carries, std::string_view arguments, bool is_near) const {
-  CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kByTemplate, std::array{root});
+  std::map<ValueId, std::string> given;
+  for (const ValueId id : of_pairs_) given[id] = "column." + values_->name(id);
+  CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kByTemplate, std::array{root}, given);
+  writer.use_tables(tables_);
   if (is_near) writer.use_near_forms();
   const std::string value = writer.value(root), raised = raise_text(outside_text(writer, carries));
   std::string body = statements_text(writer);
@@ -170,7 +173,8 @@ std::string CudaVariant::element_text(std::string_view name, ValueId root, bool 
   } else {
     body += cuda_line(4, fmt::format("const float {} = {};", name, value)) + raised + cuda_return(std::string(name));
   }
-  return cuda_function(fmt::format("float {}({}, {})", name, arguments, kOfPair), body, true);
+  return cuda_function(fmt::format("float {}({}, {})", name, arguments, of_pairs_.empty() && tables_.empty() ? kOfPair : kOfFedPair), body,
+                       true);
 }
 
 std::string CudaVariant::sigmoid_text() const {

@@ -2,6 +2,7 @@
 // contract.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -60,6 +61,10 @@ class CudaVariant {
   const bool packed_;
   ValueId exponent2_ = kNoValue, half_ = kNoValue, center_ = kNoValue;  // sigmoid
   std::optional<CudaValues> values_;
+  // Reads that functions of pairs find in `column`, which is a Pair then: a Column with members of the names of the values.
+  std::vector<ValueId> of_pairs_;
+  // And tables, from an address in its member `tables` on.
+  std::map<ValueId, CudaWriter::Table> tables_;
 
  private:
   void find_sigmoid();

@@ -55,22 +55,6 @@ std::string symbol_text(Symbol symbol) {
   }
 }
 
-std::string_view load_text(dsl::ElementType element) {
-  switch (element) {
-    case dsl::ElementType::kF16:
-      return "load_f16";
-    case dsl::ElementType::kBF16:
-      return "load_bf16";
-    case dsl::ElementType::kI32:
-      return "load_i32";
-    case dsl::ElementType::kU8:
-    case dsl::ElementType::kBool:
-      return "load_u8";
-    default:
-      return "load_f32";
-  }
-}
-
 CudaLevel level_of(Op op) {
   switch (op) {
     case Op::k_where:
@@ -138,6 +122,22 @@ std::string_view wider(std::string_view x, std::string_view y) {
 }
 
 }  // namespace
+
+std::string_view cuda_load(dsl::ElementType element) {
+  switch (element) {
+    case dsl::ElementType::kF16:
+      return "load_f16";
+    case dsl::ElementType::kBF16:
+      return "load_bf16";
+    case dsl::ElementType::kI32:
+      return "load_i32";
+    case dsl::ElementType::kU8:
+    case dsl::ElementType::kBool:
+      return "load_u8";
+    default:
+      return "load_f32";
+  }
+}
 
 CudaWriter::CudaWriter(const CudaValues& values, CudaScope scope, CudaGuard guard, std::span<const ValueId> roots,
                        const std::map<ValueId, std::string>& given)
@@ -231,7 +231,7 @@ CudaText CudaWriter::make(ValueId id) {
     case Op::k_param:
       return param(node);
     case Op::k_read:
-      return read(node);
+      return read(id);
     case Op::k_tile_min:
     case Op::k_tile_max: {
       const CudaText text = {fmt::format("{}.{}", values_.rate(node.operands[0]) == Rate::kRow ? "rows" : "columns", values_.name(id))};
@@ -337,27 +337,36 @@ CudaText CudaWriter::param(const Node& node) {
   return {fmt::format("{} ? {} : {}", param.is_grad ? place : place + "_given", given.text, otherwise), CudaLevel::kChoice};
 }
 
-CudaText CudaWriter::read(const Node& node) {
+CudaText CudaWriter::read(ValueId id) {
+  const Node& node = graph()[id];
+  if (const auto table = tables_.find(id); table != tables_.end()) {
+    return {fmt::format("{}({}, {})", node.type == Type::kI32 ? "read_table_i32" : "read_table", table->second.from,
+                        safe_index(node, table->second.axis))};
+  }
   const dsl::ElementType element = values_.ir().params[node.index].element;
-  const std::string load = fmt::format("{}({})", load_text(element), address(node, "p.t_"));
+  const std::string load = fmt::format("{}({})", cuda_load(element), address(node, "p.t_"));
   if (node.type == Type::kBool) return {load + " != 0", CudaLevel::kCompare};
   return {load};
+}
+
+std::string CudaWriter::safe_index(const Node& node, size_t axis) {
+  const ValueId index = node.operands[axis];
+  const std::string dim = fmt::format("p.t_{}_dim[{}]", values_.ir().params[node.index].name, axis);
+  if (is_data_dependent(graph(), index)) {
+    clamps_ = true;
+    return fmt::format("clamped({}, {}, outside)", text_[index].text, dim);
+  }
+  if (values_.rate(index) != Rate::kUniform && guard_ != CudaGuard::kNever) {
+    return fmt::format("inside<{}>({}, {})", guard_ == CudaGuard::kAlways ? "true" : "kGuarded", text_[index].text, dim);
+  }
+  return text_[index].in(CudaLevel::kProduct);  // uniform: the plan has looked at it
 }
 
 std::string CudaWriter::address(const Node& node, std::string_view prefix) {
   const Param& param = values_.ir().params[node.index];
   std::string address = fmt::format("{}{}", prefix, param.name);
   for (size_t axis = 0; axis < node.operands.size(); ++axis) {
-    const ValueId index = node.operands[axis];
-    const std::string dim = fmt::format("p.t_{}_dim[{}]", param.name, axis);
-    std::string safe = text_[index].in(CudaLevel::kProduct);  // uniform: the plan has looked at it
-    if (is_data_dependent(graph(), index)) {
-      safe = fmt::format("clamped({}, {}, outside)", text_[index].text, dim);
-      clamps_ = true;
-    } else if (values_.rate(index) != Rate::kUniform && guard_ != CudaGuard::kNever) {
-      safe = fmt::format("inside<{}>({}, {})", guard_ == CudaGuard::kAlways ? "true" : "kGuarded", text_[index].text, dim);
-    }
-    address += fmt::format(" + {} * {}{}_stride[{}]", safe, prefix, param.name, axis);
+    address += fmt::format(" + {} * {}{}_stride[{}]", safe_index(node, axis), prefix, param.name, axis);
   }
   return address;
 }

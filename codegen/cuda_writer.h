@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "codegen/cuda_values.h"
@@ -32,6 +33,12 @@ class CudaWriter {
 
   // tanh_near() where pairs have a tanh: `spread` and `exact` are arguments of the function.
   void use_near_forms() { uses_near_forms_ = true; }
+  // A read of a table in shared memory, at the index of `axis`.
+  struct Table {
+    std::string from;  // its address
+    size_t axis = 0;
+  };
+  void use_tables(std::map<ValueId, Table> tables) { tables_ = std::move(tables); }
 
   // The value as an expression; what it needs has become statements.
   std::string value(ValueId id);
@@ -55,7 +62,8 @@ class CudaWriter {
   CudaText arithmetic(ValueId id);
   std::string form(ValueId id, std::string_view type) const;
   CudaText param(const Node& node);
-  CudaText read(const Node& node);
+  CudaText read(ValueId id);
+  std::string safe_index(const Node& node, size_t axis);
   std::string address(const Node& node, std::string_view prefix);
 
   const CudaValues& values_;
@@ -63,8 +71,12 @@ class CudaWriter {
   const CudaGuard guard_;
   std::map<ValueId, CudaText> text_;
   std::map<ValueId, int> uses_;
+  std::map<ValueId, Table> tables_;
   std::string statements_;
   bool clamps_ = false, uses_near_forms_ = false;
 };
+
+// The function that loads an element of a tensor.
+std::string_view cuda_load(dsl::ElementType element);
 
 }  // namespace attune::codegen

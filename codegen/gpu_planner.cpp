@@ -6,6 +6,7 @@
 #include <array>
 
 #include "codegen/eval/interpreter.h"
+#include "codegen/feeds.h"
 #include "codegen/gpu_argument.h"
 
 namespace attune::codegen {
@@ -105,6 +106,91 @@ void set_large_tile(const Lowered& lowered, const GpuKernelOptions& options, con
   }
 }
 
+// ---- What feeder warps bring (feeds.h)
+
+constexpr size_t kMaxFedTensors = 4;  // maps are a large part of a kernel's argument
+constexpr int kMostSharedBytes = 227 << 10;
+
+int64_t bytes_of(dsl::ElementType element) {
+  return element == dsl::ElementType::kF32 ? 4 : 2;
+}
+
+// Whether the copy engine can read the tensor's last two dims. With no parameter bound: a contiguous one, whose last dim is k_len.
+bool fits_map(const Ir& ir, int param, const GpuProblem& problem) {
+  const int64_t bytes = bytes_of(ir.params[static_cast<size_t>(param)].element);
+  if (problem.params.empty()) return problem.k_len * bytes % 16 == 0;
+  const GpuParamBinding& binding = problem.params[static_cast<size_t>(param)];
+  const std::vector<int64_t>& strides = binding.strides;
+  if (!binding.is_aligned || strides.back() != 1 || strides[strides.size() - 2] <= 0) return false;
+  return std::all_of(strides.begin(), strides.end() - 1, [&](int64_t stride) { return stride >= 0 && stride * bytes % 16 == 0; });
+}
+
+runtime::GpuTensorMap map_of_pairs(const Ir& ir, int param, const GpuProblem& problem) {
+  const auto place = static_cast<size_t>(param);
+  const dsl::ElementType element = ir.params[place].element;
+  const GpuParamBinding& binding = problem.params[place];
+  const auto bytes = static_cast<uint64_t>(bytes_of(element));
+  runtime::GpuTensorMap map;
+  map.tensor = GpuTensorIndex::kParams + param;
+  map.type = element == dsl::ElementType::kF32   ? runtime::FloatType::kF32
+             : element == dsl::ElementType::kF16 ? runtime::FloatType::kF16
+                                                 : runtime::FloatType::kBF16;
+  for (size_t axis = binding.dims.size(); axis-- > 0;) {
+    const bool is_broadcast = binding.strides[axis] == 0;
+    map.dims.push_back(is_broadcast ? 1 : static_cast<uint64_t>(binding.dims[axis]));
+    if (axis + 1 < binding.dims.size()) map.strides.push_back(is_broadcast ? 16 : static_cast<uint64_t>(binding.strides[axis]) * bytes);
+  }
+  while (map.dims.size() < 4) {
+    map.dims.push_back(1);
+    map.strides.push_back(16);
+  }
+  map.box = {static_cast<uint32_t>(128 / bytes), 64, 1, 1};
+  return map;
+}
+
+// Takes tiles of all tensors that can be had, or of the first ones, in as many stages as fit: the more, the shorter a step is. Blocks of 64
+// keys where those of `config` would leave no room, or too little for a short step.
+void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
+  const Ir& ir = lowered.ir;
+  std::vector<ValueId> reads;
+  for (const ValueId read : pair_reads(ir.graph, pair_roots(lowered))) {
+    if (fits_map(ir, ir.graph[read].index, problem)) reads.push_back(read);
+  }
+  const std::vector<TableRead> tables = table_reads(ir, pair_roots(lowered));
+  const bool by_column = reads_by_column(lowered), has_tables = !tables.empty();
+  struct Tile {
+    int block_n, stages;
+  };
+  const bool has_long = std::any_of(tables.begin(), tables.end(), [](const TableRead& table) { return table.is_long; });
+  const int n = has_long ? 64 : config.block_n;  // where weights take longer than products, registers are what is short
+  const bool is_short = std::max(options.head_dim, options.v_dim) <= 64;
+  const std::vector<Tile> choices = is_short ? std::vector<Tile>{{n, 3}, {n, 2}, {64, 3}, {64, 2}, {n, 1}, {64, 1}}
+                                             : std::vector<Tile>{{n, 3}, {n, 2}, {n, 1}, {64, 3}, {64, 2}, {64, 1}};
+  for (; !reads.empty() || by_column || has_tables; reads.pop_back()) {
+    std::vector<int> tensors;
+    for (const ValueId read : reads) tensors.push_back(ir.graph[read].index);
+    std::sort(tensors.begin(), tensors.end());
+    tensors.erase(std::unique(tensors.begin(), tensors.end()), tensors.end());
+    for (const auto& [block_n, stages] : choices) {
+      for (const bool with_columns : {true, false}) {
+        if ((with_columns && !by_column) || (!with_columns && reads.empty() && !has_tables) || tensors.size() > kMaxFedTensors) continue;
+        int bytes = (with_columns ? kMaxColumnWords * 4 * block_n : 0) + (has_tables ? 4 * kMaxTableWords : 0);
+        for (const ValueId read : reads) bytes += pair_tile_bytes(ir.params[static_cast<size_t>(ir.graph[read].index)].element, block_n);
+        GpuConfig fed = config;
+        fed.block_n = block_n;
+        fed.feed_stages = stages;
+        fed.fed_tensors = tensors;
+        fed.feeds_columns = with_columns;
+        fed.feeds_tables = has_tables;
+        if (sm90_forward_bytes(options, fed, true, (bytes + kFeedUnit - 1) / kFeedUnit * kFeedUnit) > kMostSharedBytes) continue;
+        config = std::move(fed);
+        return;
+      }
+    }
+    if (reads.empty()) return;
+  }
+}
+
 // A problem for which large tiles are wrong: either they are mostly empty, or too few for the multiprocessors. By sizes alone: layouts
 // share one workspace.
 bool is_small(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
@@ -157,6 +243,7 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
   }
   set_large_tile(lowered, options, problem, config);
   config.stale = lowered.ir.weight_kind == WeightKind::kSoftmax && options.accuracy == Accuracy::kFast;
+  if (config.warpgroups == 2) choose_feeds(lowered, options, problem, config);
   return config;
 }
 
@@ -194,6 +281,9 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
     }
     argument.patch(side.name, GpuPatch::Kind::kTensor, side.tensor);
     argument.set(fmt::format("{}_stride", side.name), *side.strides);
+  }
+  for (const int param : config.fed_tensors) {
+    argument.map("t_" + lowered.ir.params[static_cast<size_t>(param)].name + "_map", map_of_pairs(lowered.ir, param, problem));
   }
   argument.set("vector_loads",
                int32_t{has_vector_rows(all[0], problem) && has_vector_rows(all[1], problem) && has_vector_rows(all[2], problem)});

@@ -26,7 +26,8 @@ using GpuStrides = std::array<int64_t, 3>;
 // What one parameter is bound to: a scalar's value, or the strides and sizes of a tensor (0 and the declared size along broadcast dims).
 struct GpuParamBinding {
   double scalar = 0;
-  bool is_given = true;  // false: the default, which packed sequences evaluate for themselves
+  bool is_given = true;    // false: the default, which packed sequences evaluate for themselves
+  bool is_aligned = true;  // a tensor's address is a multiple of 16
   std::vector<int64_t> strides;
   std::vector<int32_t> dims;
   // Backward: of the gradient, 0 and 1 along broadcast dims.

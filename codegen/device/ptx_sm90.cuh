@@ -118,6 +118,18 @@ DEVICE float2 load_shared_f32_x2(u32 from) {
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(from) : "memory");
   return value;
 }
+// These two may be left out and moved: `from` has to come out of anew() behind a wait, and what is made of them has to go into stay_above(),
+// or the like, before the place is given back.
+DEVICE u32 read_shared(u32 from) {
+  u32 value;
+  asm("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(from));
+  return value;
+}
+DEVICE int2 read_shared_x2(u32 from) {
+  int2 value;
+  asm("ld.shared.v2.s32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "r"(from));
+  return value;
+}
 DEVICE void add_global_x4(float* to, float a, float b, float c, float d) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }

@@ -14,6 +14,16 @@
 // looking for a greater one. A row whose sum grows too far shifts the reference by a power of two; one that overflows needs its tile
 // computed again with exact maxima.
 
+// What feeder warps bring of each block of keys, for each warpgroup: nothing, unless the Config says so.
+template <typename Config, typename = const int>
+struct FeedOf {
+  static constexpr int kStages = 0, kBytes = 0;
+};
+template <typename Config>
+struct FeedOf<Config, decltype(Config::kFeedStages)> {
+  static constexpr int kStages = Config::kFeedStages, kBytes = Config::kFeedBytes;
+};
+
 // Shared memory, in bytes from a 1024-aligned address on.
 template <typename Config>
 struct Layout {
@@ -24,8 +34,11 @@ struct Layout {
   static constexpr int kBytesQ = 64 * kChunksO * 128;                         // of one warpgroup
   static constexpr int kBytesK = Config::kBlockN * kChunksQ * 128, kBytesV = Config::kBlockN * kChunksV * 128;
   static constexpr int kQ = 0, kK = kQ + Config::kBuffersQ * Config::kWarpgroups * kBytesQ, kV = kK + Config::kStages * kBytesK;
-  static constexpr int kTiles = kV + Config::kStages * kBytesV;  // ring of tiles
-  static constexpr int kPlacesT = 4, kWordsT = 20;
+  static constexpr int kFeedStages = FeedOf<Config>::kStages, kBytesF = FeedOf<Config>::kBytes;
+  static constexpr int kFeeders = kFeedStages > 0 ? Config::kWarpgroups : 0;
+  static constexpr int kF = kV + Config::kStages * kBytesV;           // rings of feeders, a warpgroup's stages side by side
+  static constexpr int kTiles = kF + kFeeders * kFeedStages * kBytesF;  // ring of tiles
+  static constexpr int kPlacesT = 4, kWordsT = (6 + 3 * Config::kWarpgroups + 3) / 4 * 4;
   static constexpr int kBlocks = kTiles + kPlacesT * kWordsT * 4;  // kSearch: which block stands in each stage of K
   static constexpr int kBarriers = (kBlocks + 4 * Config::kStages + 7) / 8 * 8;
   static constexpr int kFullQ = kBarriers, kEmptyQ = kFullQ + 8 * Config::kBuffersQ;
@@ -34,8 +47,12 @@ struct Layout {
   static constexpr int kFullT = kEmptyV + 8 * Config::kStages, kEmptyT = kFullT + 8 * kPlacesT;
   static constexpr int kFullO = kEmptyT + 8 * kPlacesT;  // one for each buffer of Q
   static constexpr int kDrained = kFullO + 8 * Config::kBuffersQ;
-  static constexpr int kRedoCount = kDrained + 8, kRedo = (kRedoCount + 4 + 15) / 16 * 16, kMaxRedo = 256;
+  static constexpr int kFullF = kDrained + 8, kEmptyF = kFullF + 8 * kFeeders * kFeedStages;
+  static constexpr int kRedoCount = kEmptyF + 8 * kFeeders * kFeedStages, kRedo = (kRedoCount + 4 + 15) / 16 * 16;
+  static constexpr int kMaxRedo = kFeeders > 0 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
+  // Blocks that a warpgroup may give back unread at once: for more, the producer would wait for it to finish the tile before.
+  static constexpr int kMostSkips = Config::kBuffersQ == 1 ? 1 : kFeeders > 0 ? Config::kStages : 0x7FFFFFFF;
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : Config::kWarpgroups == 3 ? 160 : 112;
@@ -349,6 +366,96 @@ struct Writer {
   }
 };
 
+// One warp for each warpgroup of consumers, which follows its blocks and brings what the program reads of tensors by pair and by key.
+template <typename Config, typename Variant>
+struct Feeder {
+  using L = Layout<Config>;
+  const Params& p;
+  const Places at;
+  const int wg;
+  const int lane = threadIdx.x % kWarp;
+  Ring<L::kPlacesT> t = {0};
+  Ring<Config::kStages> k = {0};
+  Ring<L::kFeedStages> f = {0};
+
+  DEVICE Feeder(const Params& params, Places places, int wg_) : p(params), at(places), wg(wg_) {}
+
+  DEVICE void load(int block, int m, const typename Variant::Uniform& u) {
+    const int place = wg * L::kFeedStages + f.place(), first_k = block * Config::kBlockN;
+    const u32 to = at(L::kF) + place * L::kBytesF, full = at(L::kFullF, place);
+    mbarrier_wait(at(L::kEmptyF, place), f.parity() ^ 1);
+    if constexpr (Variant::kColumnWords > 0) {
+      for (int i = lane; i < Config::kBlockN; i += kWarp)
+        Variant::store_column(to + Variant::kPairBytes + 4 * i, Variant::template column<true>(first_k + i, p, u));
+    }
+    if constexpr (Variant::kTableWords > 0)
+      Variant::store_tables(to + Variant::kPairBytes + 4 * Config::kBlockN * Variant::kColumnWords, lane, p, u);
+    if constexpr (Variant::kColumnWords + Variant::kTableWords > 0) __syncwarp();
+    if (lane == 0) {
+      if constexpr (Variant::kPairBytes > 0) {
+        mbarrier_expect_bytes(full, Variant::kPairBytes);
+        Variant::load_pairs(to, full, m * L::kRowsQ + wg * 64, first_k, p, u);
+      } else {
+        mbarrier_arrive(full);
+      }
+    }
+    f.next();
+  }
+  // kSearch: the blocks that the producer has found, as they stand in the stages of K.
+  DEVICE void follow_keys(int m, const typename Variant::Uniform& u) {
+    for (int word = 0; (word & 2) == 0;) {
+      mbarrier_wait(at(L::kFullK, k.place()), k.parity());
+      word = load_shared(at(L::kBlocks) + 4 * k.place());
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(at(L::kEmptyK, k.place()));
+      k.next();
+      load(word >> 2, m, u);
+    }
+  }
+
+  DEVICE void run() {
+    for (;;) {
+      mbarrier_wait(at(L::kFullT, t.place()), t.parity());
+      const u32 from = at(L::kTiles) + 4 * L::kWordsT * t.place();
+      const int4 tile = load_shared_x4(from);
+      const int first = load_shared(from + 16);
+      int last = load_shared(from + 20);
+      if (Variant::kMask == Mask::kRange) last = max(load_shared(from + 24 + 12 * wg), last - L::kMostSkips);
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(at(L::kEmptyT, t.place()));
+      t.next();
+      if (tile.w == Tile::kEnd) break;
+      if (tile.w == Tile::kDrain) continue;
+      const auto u = Variant::uniform(p, tile.z, tile.y);
+      if constexpr (Variant::kMask == Mask::kSearch) {
+        follow_keys(tile.x, u);
+      } else {
+        for (int block = max(last, first); block >= first; --block) load(block, tile.x, u);
+      }
+    }
+  }
+};
+
+// What functions of pairs get: a Column, or one with what feeders have brought of the pair.
+template <typename Variant, typename = decltype(sizeof(int))>
+struct PairOf {
+  using Type = typename Variant::Column;
+};
+template <typename Variant>
+struct PairOf<Variant, decltype(sizeof(typename Variant::Pair))> {
+  using Type = typename Variant::Pair;
+};
+
+// What a consumer knows of its feeder.
+template <int kStages>
+struct Fed {
+  Ring<kStages> ring = {0};
+  int seen = 0;  // whether what this step needs is known to be there
+  u32 base = 0;  // of the stage at hand
+};
+template <>
+struct Fed<0> {};
+
 // What a thread keeps of its two rows: places 0 and 1 are rows r and r + 8 of its warp's 16.
 struct Statistics {
   float reference[2];  // subtracted from the scores, in powers of two; -inf: none yet
@@ -358,6 +465,8 @@ struct Statistics {
 template <typename Config, typename Variant>
 struct Consumer {
   using L = Layout<Config>;
+  using Column = typename Variant::Column;
+  using Pair = typename PairOf<Variant>::Type;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kSigmoid = Variant::kWeight == Weight::kSigmoid;
   static constexpr int kS = Config::kBlockN / 2, kO = Config::kColumnsO / 2, kP = Config::kBlockN / 4;  // registers of S, O, P
   // A sum beyond this shifts the reference: 16-bit P must hold its terms.
@@ -369,6 +478,7 @@ struct Consumer {
   Ring<Config::kStages> k = {0}, v = {0};
   Ring<Config::kBuffersQ> q = {0};
   Ring<L::kPlacesT> t = {0};
+  Fed<L::kFeedStages> fed;
 
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
@@ -400,7 +510,7 @@ struct Consumer {
     if (!has_work()) return;
     first_row = first_row_of(tile.x);
     uniform = Variant::uniform(p, tile.z, tile.y);
-    if (tile.x * L::kRowsQ + wg * 64 >= uniform.q_len) kind = Tile::kEmpty;
+    if (L::kFeeders == 0 && tile.x * L::kRowsQ + wg * 64 >= uniform.q_len) kind = Tile::kEmpty;
 #pragma unroll
     for (int i = 0; i < 2; ++i) rows[i] = Variant::template row<true>(min(first_row + 8 * i, uniform.q_len - 1), p, uniform);
     if constexpr (Variant::kMask != Mask::kSearch) {
@@ -411,6 +521,7 @@ struct Consumer {
       if constexpr (Variant::kMask == Mask::kRange) {
         if (kind == Tile::kEmpty) return;
         block = max(load_shared(from + 24 + 12 * wg), first_block);
+        if (L::kMostSkips < 0x7FFFFFFF) block = max(block, last_block - L::kMostSkips);
         skip_k(last_block - block);
       }
     }
@@ -472,6 +583,21 @@ struct Consumer {
     const Ring<Config::kStages> next_k = {k.count + works}, next_v = {v.count + had};
     seen_k = mbarrier_test(at(L::kFullK, next_k.place()), next_k.parity());
     seen_v = mbarrier_test(at(L::kFullV, next_v.place()), next_v.parity());
+    if constexpr (L::kFeeders > 0) fed.seen = mbarrier_test(at(L::kFullF, fed_place()), fed.ring.parity());
+  }
+  DEVICE int fed_place() const { return wg * L::kFeedStages + fed.ring.place(); }
+  DEVICE void wait_fed(int works) {
+    if constexpr (L::kFeeders > 0) {
+      mbarrier_wait_if(works & ~fed.seen, at(L::kFullF, fed_place()), fed.ring.parity());
+      fed.base = anew(at(L::kF) + fed_place() * L::kBytesF);
+    }
+  }
+  DEVICE void release_fed(int works) {
+    if constexpr (L::kFeeders > 0) {
+      __syncwarp();
+      mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyF, fed_place()));
+      fed.ring.count += works;
+    }
   }
   DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
   DEVICE bool is_masked() const {
@@ -486,23 +612,58 @@ struct Consumer {
     products_pv(o, w, mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128), accumulates);
   }
 
-  // Calls f(element, place of its row, row, key, column) for all elements of the block; kGuarded: where keys may lie behind the last one.
+  // Calls f(element, place of its row, row, key, column, whether the mask keeps the pair) for all elements of the block; kGuarded: where keys
+  // may lie behind the last one.
   template <bool kGuarded, typename Function>
   DEVICE void for_each(const Function& f) {
     const int first_k = block * Config::kBlockN + lane % 4 * 2, r = first_row;
+    if constexpr (L::kFeeders > 0) {
+      constexpr int kTablesAt = Variant::kPairBytes + 4 * Config::kBlockN * Variant::kColumnWords;
+      const FedPlace from = FedPlace::of(anew(fed.base), Variant::kPairBytes, kTablesAt, warp, lane);
 #pragma unroll
-    for (int j = 0; j < kS / 2; ++j) {
-      const int k_idx = first_k + j / 2 * 8 + j % 2;
-      const auto column = Variant::template column<kGuarded>(k_idx, p, uniform);
+      for (int group = 0; group < kS / 4; ++group) for_each_fed<kGuarded>(f, from, group, first_k + 8 * group);
+    } else {
 #pragma unroll
-      for (int place = 0; place < 2; ++place) {
-        const int q_idx = min(r + 8 * place, uniform.q_len - 1);
+      for (int j = 0; j < kS / 2; ++j) {
+        const int k_idx = first_k + j / 2 * 8 + j % 2;
+        const auto column = Variant::template column<kGuarded>(k_idx, p, uniform);
+#pragma unroll
+        for (int place = 0; place < 2; ++place) {
+          const int q_idx = min(r + 8 * place, uniform.q_len - 1);
+          bool keeps = true;
+          if constexpr (kGuarded) {
+            keeps = k_idx < uniform.k_len;
+            if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, k_idx, p, uniform, rows[place], column);
+          }
+          f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, k_idx, column, keeps);
+        }
+      }
+    }
+  }
+  // The same of two neighbouring columns, of which first_k is the first, with what feeders have brought.
+  template <bool kGuarded, typename Function>
+  DEVICE void for_each_fed(const Function& f, const FedPlace& from, int group, int first_k) {
+    Column columns[2];
+    if constexpr (Variant::kColumnWords > 0) {
+      Variant::read_columns(from.columns + 32 * group, first_k, p, uniform, columns);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) columns[i] = Variant::template column<kGuarded>(first_k + i, p, uniform);
+    }
+#pragma unroll
+    for (int place = 0; place < 2; ++place) {
+      Pair pairs[2];
+      if constexpr (Variant::kPairBytes + Variant::kTableWords > 0) Variant::read_pairs(from, group, place, pairs);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int q_idx = min(first_row + 8 * place, uniform.q_len - 1), k_idx = first_k + i;
+        static_cast<Column&>(pairs[i]) = columns[i];
         bool keeps = true;
         if constexpr (kGuarded) {
           keeps = k_idx < uniform.k_len;
-          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, k_idx, p, uniform, rows[place], column);
+          if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(q_idx, k_idx, p, uniform, rows[place], columns[i]);
         }
-        f(j / 2 * 4 + 2 * place + j % 2, place, q_idx, k_idx, column, keeps);
+        f(4 * group + 2 * place + i, place, q_idx, k_idx, pairs[i], keeps);
       }
     }
   }
@@ -510,7 +671,7 @@ struct Consumer {
   // Pointwise weights of one block, in place of its scores.
   template <bool kGuarded>
   DEVICE void pointwise(float (&s)[kS]) {
-    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool keeps) {
       const float weight = Variant::template weight<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
       s[i] = keeps ? weight : 0.0f;
     });
@@ -525,7 +686,7 @@ struct Consumer {
   static constexpr float kGreatestSquares = 1.0f / 150;
   template <bool kGuarded, Form kForm>
   DEVICE void sigmoid_weights(float (&s)[kS]) {
-    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool keeps) {
       if constexpr (kForm == Form::kTanh) {
         const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
         s[i] = keeps ? fmaf(tanh_approx(half), 0.5f, 0.5f) : 0.0f;
@@ -574,7 +735,7 @@ struct Consumer {
 
   // A weight that has become `e`, times what the program multiplies it with; `qk` is read only if the factor depends on the score.
   template <bool kGuarded>
-  DEVICE float times_factor(float e, float qk, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+  DEVICE float times_factor(float e, float qk, int place, int q_idx, int k_idx, const Pair& column, bool keeps) {
     if constexpr (Variant::kFactor) {
       const float factor = Variant::template factor<kGuarded>(qk, q_idx, k_idx, p, uniform, rows[place], column, keeps);
       return keeps ? e * factor : 0.0f;
@@ -585,7 +746,7 @@ struct Consumer {
 
   // The score of a pair, in powers of two. `spread`: kGreatestSpread, by far, if the block's scores are not fit for kNear.
   template <bool kGuarded, bool kExact>
-  DEVICE float score2(float qk, float& spread, int q_idx, int k_idx, int place, const typename Variant::Column& column, bool keeps) {
+  DEVICE float score2(float qk, float& spread, int q_idx, int k_idx, int place, const Pair& column, bool keeps) {
     if constexpr (Variant::kNear) {
       return Variant::template score2_near<kGuarded>(qk, kExact, spread, q_idx, k_idx, p, uniform, rows[place], column, keeps);
     } else {
@@ -606,7 +767,7 @@ struct Consumer {
 #pragma unroll
       for (int i = 0; i < kS; ++i) qk[i] = s[i];
     }
-    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+    for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool keeps) {
       const float x = score2<kGuarded, true>(s[i], spread, q_idx, k_idx, place, column, keeps);
       s[i] = keeps ? x : -kInfinity;
       greatest[place] = fmaxf(greatest[place], s[i]);
@@ -629,7 +790,7 @@ struct Consumer {
       stats.sum[i / 2 % 2] += s[i];
     }
     if constexpr (Variant::kFactor) {
-      for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool keeps) {
+      for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool keeps) {
         s[i] = times_factor<kGuarded>(s[i], qk[Variant::kFactorOfScore ? i : 0], place, q_idx, k_idx, column, keeps);
       });
     }
@@ -638,7 +799,7 @@ struct Consumer {
   // Without a maximum; true if O has to be scaled.
   DEVICE bool softmax_stale(float (&s)[kS], float (&scale)[2]) {
     float spread = 0.0f;
-    for_each<false>([&](int i, int place, int q_idx, int k_idx, const typename Variant::Column& column, bool) {
+    for_each<false>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool) {
       const float qk = s[i], x = score2<false, false>(qk, spread, q_idx, k_idx, place, column, true);
       const float e = exp2_approx(x - stats.reference[place]);
       stats.sum[place] += e;
@@ -803,12 +964,14 @@ struct Consumer {
       wait_products<1>(s);
       mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyK, k.place()));
       k.count += works;
+      wait_fed(works);
       const bool scales = weights(s, scale, works);
       stay_above(s, p.tiles);
+      release_fed(works);
       wait_products<0>(o);
       mbarrier_arrive_if(had & (lane == 0), at(L::kEmptyV, v.place()));
       v.count += had;
-      skip_late();
+      if (Config::kBuffersQ > 1) skip_late();
       if (kSoftmax && (ends || scales)) {
 #pragma unroll
         for (int i = 0; i < kO; ++i) o[i] *= ends ? inverse[i / 2 % 2] : scale[i / 2 % 2];
@@ -818,6 +981,7 @@ struct Consumer {
         q.count += 1 - works;
       }
       accumulates = !ends;
+      if (Config::kBuffersQ == 1) skip_late();  // V of the next tile comes behind its Q, which waits for this O
       convert(s, w);
       had = works;
     }
@@ -860,12 +1024,16 @@ DEVICE void attention_forward_sm90(const Params& p) {
     for (int i = 0; i < Config::kStages; ++i) {
       mbarrier_init(at(L::kFullK, i), 1);
       mbarrier_init(at(L::kFullV, i), 1);
-      mbarrier_init(at(L::kEmptyK, i), L::kConsumerWarps);
+      mbarrier_init(at(L::kEmptyK, i), L::kConsumerWarps + (Variant::kMask == Mask::kSearch ? L::kFeeders : 0));
       mbarrier_init(at(L::kEmptyV, i), L::kConsumerWarps);
     }
     for (int i = 0; i < L::kPlacesT; ++i) {
       mbarrier_init(at(L::kFullT, i), 1);
-      mbarrier_init(at(L::kEmptyT, i), L::kConsumerWarps + 1);
+      mbarrier_init(at(L::kEmptyT, i), L::kConsumerWarps + 1 + L::kFeeders);
+    }
+    for (int i = 0; i < L::kFeeders * L::kFeedStages; ++i) {
+      mbarrier_init(at(L::kFullF, i), 1);
+      mbarrier_init(at(L::kEmptyF, i), kWarpgroup / kWarp);
     }
     mbarrier_init(at(L::kDrained), L::kConsumerWarps);
     store_shared(at(L::kRedoCount), 0);
@@ -879,6 +1047,10 @@ DEVICE void attention_forward_sm90(const Params& p) {
     const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0);
     if (warp == 0) Producer<Config, Variant>(p, at).run();
     if (warp == 1) Writer<Config, Variant>::run(p, at);
+    if constexpr (L::kFeeders > 0) {
+      static_assert(L::kFeeders == 2, "the warps that are left");
+      if (warp >= 2) Feeder<Config, Variant>(p, at, warp - 2).run();
+    }
   } else {
     set_registers_up<L::kConsumerRegisters>();
     Consumer<Config, Variant>(p, at, wg - 1, threadIdx.x / kWarp % 4, threadIdx.x % kWarp).run();

@@ -91,7 +91,7 @@ DeviceTensor& ForwardCall::add(DType dtype, std::vector<int64_t> shape, bool kee
   const bool any = case_.strided && case_.seed % 2 == 1;
   Layout layout;
   layout.gaps_seed = case_.strided ? case_.seed * 64 + tensors_.size() + 1 : 0;
-  layout.gap_unit = case_.strided && !any ? 8 : 1;
+  layout.gap_unit = (case_.strided && !any) || case_.padded ? 8 : 1;
   layout.keeps_last_dim = keeps_last_dim;
   layout.is_repeated = std::move(is_repeated);
   return tensors_.emplace_back(device_, dtype, std::move(shape), layout, !any);

@@ -194,6 +194,86 @@ std::vector<Task> small_tasks(uint64_t seed) {
   return tasks;
 }
 
+// Programs that read tensors by pair, by key or from small tables, which feeder warps bring where the copy engine can read them: rows of
+// multiples of 8 elements; elsewhere each thread reads them.
+constexpr const char* kFed[][2] = {
+    {"bf16 bias",
+     "attention fed(bias: bf16[batch, heads, q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[b, h, q_idx, k_idx]\n"
+     "  weights = softmax(score)\n}\n"},
+    {"f32 bias, causal",
+     "attention fed(bias: f32[heads, q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[h, q_idx, k_idx]\n  mask = k_pos <= q_pos\n"
+     "  weights = softmax(score)\n}\n"},
+    {"f16 bias, window",
+     "attention fed(bias: f16[q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[q_idx, k_idx]\n"
+     "  mask = abs(q_idx - k_idx) < 90\n  weights = softmax(score)\n}\n"},
+    {"shifted",
+     "attention fed(bias: bf16[heads, k_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[h, q_pos, k_pos]\n  mask = k_pos <= q_pos\n"
+     "  weights = softmax(score)\n}\n"},
+    {"sigmoid",
+     "attention fed(bias: bf16[heads, q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[h, q_idx, k_idx] - 4\n"
+     "  mask = k_pos <= q_pos\n  weights = sigmoid(score)\n}\n"},
+    {"relu",
+     "attention fed(bias: f16[batch, 1, q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[b, 0, q_idx, k_idx]\n"
+     "  weights = relu(score) / k_len\n}\n"},
+    {"bias and gate",
+     "attention fed(bias: bf16[heads, q_len, k_len], gate: f32[batch, heads, q_len, k_len]) {\n"
+     "  score = qk * rsqrt(head_dim) + bias[h, q_idx, k_idx]\n  weights = softmax(score) * gate[b, h, q_idx, k_idx]\n}\n"},
+    {"keys",
+     "attention fed(bias: f32[batch, k_len], scale: bf16[heads, k_len]) {\n"
+     "  score = qk * rsqrt(head_dim) * scale[h, k_idx] + bias[b, k_idx]\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n"},
+    {"keys by data",
+     "attention fed(kind: u8[batch, k_len], table: f32[heads, 4]) {\n  score = qk * rsqrt(head_dim) + table[h, kind[b, k_idx] % 4]\n"
+     "  weights = softmax(score)\n}\n"},
+    {"documents and bias",
+     "attention fed(doc: i32[batch, k_len], bias: bf16[heads, q_len, k_len]) {\n"
+     "  score = qk * rsqrt(head_dim) + bias[h, q_idx, k_idx]\n  mask = doc[b, min(q_idx, k_len - 1)] % 3 == doc[b, k_idx] % 3\n"
+     "  weights = softmax(score)\n}\n"},
+    {"table",
+     "attention fed(table: f32[heads, 65], scale: f16[9]) {\n  let near = clamp(q_pos - k_pos, -32, 32) + 32\n"
+     "  score = qk * rsqrt(head_dim) * scale[near % 9] + table[h, near]\n  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n"},
+    {"global rows",  // a warpgroup keeps all keys, the other one few
+     "attention fed(bias: bf16[heads, q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[h, q_idx, k_idx]\n"
+     "  mask = k_pos <= q_pos or q_idx < 16\n  weights = softmax(score)\n}\n"},
+    {"long skips",
+     "attention fed(bias: bf16[q_len, k_len]) {\n  score = qk * rsqrt(head_dim) + bias[q_idx, k_idx]\n"
+     "  mask = k_idx <= 3 * q_idx and k_idx > q_idx - 200\n  weights = softmax(score)\n}\n"},
+};
+
+std::vector<Task> fed_tasks(uint64_t seed) {
+  const std::vector<ProblemShape> shapes = {batch_shape(2, 129, 129),
+                                            batch_shape(1, 127, 300),
+                                            batch_shape(1, 200, 72),
+                                            batch_shape(1, 1, 264, 6, 1),
+                                            batch_shape(1, 300, 1),
+                                            batch_shape(1, 260, 400),
+                                            packed_shape({17, 0, 140, 1}, {33, 5, 140, 2}),
+                                            packed_shape({200, 64, 129}, {300, 64, 129})};
+  std::vector<Task> tasks;
+  for (const auto& [name, text] : kFed) {
+    for (const auto& [head_dim, v_dim] :
+         {std::pair(64, 64), std::pair(128, 128), std::pair(40, 24), std::pair(192, 128), std::pair(256, 256)}) {
+      Task task;
+      task.name = fmt::format("fed {}", name);
+      task.c.text = text;
+      task.c.seed = seed + tasks.size();
+      task.c.dtype = tasks.size() % 2 == 0 ? DType::kBF16 : DType::kF16;
+      task.c.head_dim = head_dim;
+      task.c.v_dim = v_dim;
+      task.c.padded = true;
+      task.accuracy = tasks.size() % 3 == 0 ? Accuracy::kHigh : Accuracy::kFast;
+      task.c.problems = shapes;
+      tasks.push_back(task);
+      if (head_dim > 128) continue;
+      task.name += " read by each thread";
+      task.c.padded = false;
+      task.c.strided = tasks.size() % 4 == 0;
+      task.c.problems.resize(2);
+      tasks.push_back(std::move(task));
+    }
+  }
+  return tasks;
+}
+
 void agree(const std::vector<Task>& tasks) {
   Runner runner("rounding of P and out", check);
   runner.run_all(tasks);
@@ -216,6 +296,11 @@ TEST_F(GpuForward, AgreesWithTheReference) {
 TEST_F(GpuForward, LargeTilesAgreeWithTheReference) {
   const test::ScopedVariable large("ATTUNE_LARGE_TILES", "1");
   agree(all_tasks(kShapes));
+}
+
+TEST_F(GpuForward, TensorsThroughSharedMemoryAgreeWithTheReference) {
+  const test::ScopedVariable large("ATTUNE_LARGE_TILES", "1");
+  agree(fed_tasks(number_of("ATTUNE_GPU_SEED", 1)));
 }
 
 TEST_F(GpuForward, SmallProblemsAgreeWithTheReference) {
@@ -258,8 +343,9 @@ struct Fixed {
     options.device = device_under_test();
     return options;
   }
-  explicit Fixed(uint64_t seed, const ProblemShape& shape = batch_shape(2, 2000, 700, 8, 2))
-      : c(case_of(seed, shape)),
+  explicit Fixed(uint64_t seed, const ProblemShape& shape = batch_shape(2, 2000, 700, 8, 2)) : Fixed(case_of(seed, shape)) {}
+  explicit Fixed(Case fixed)
+      : c(std::move(fixed)),
         ir(reference_ir(c)),
         data(random_data(ir, c, 0)),
         variant(compile(c.text)),
@@ -278,6 +364,58 @@ TEST_F(GpuForward, GivesTheSameBitsEveryTime) {
     different += fixed.call.bytes_of_out(stream.get()) != first;
   }
   EXPECT_EQ(different, 0) << "of 1000 calls";
+}
+
+// Several tiles for each CTA: as by the kernel of small tiles, which any strides run on.
+double distance_from_small_tiles(Case c, const std::vector<double>& got, void* stream) {
+  c.padded = false;
+  c.strided = true;
+  c.seed |= 1;  // at any address
+  Fixed other(c);
+  other.call.run(stream);
+  return difference(got, other.call.result(stream).out).relative();
+}
+
+// Warpgroups of a tile begin with different blocks.
+TEST_F(GpuForward, TilesOfOneCtaFollowEachOther) {
+  if (device_under_test().kind == Device::kCpu) GTEST_SKIP() << "tiles are a GPU's";
+  const runtime::GpuStream stream(0);
+  for (const auto& [head_dim, v_dim] : {std::pair(64, 64), std::pair(128, 128), std::pair(192, 128), std::pair(256, 256)}) {
+    Case c = Fixed::case_of(7, batch_shape(2, 1300, 1001, 8, 2));
+    c.head_dim = head_dim;
+    c.v_dim = v_dim;
+    Fixed fixed(c);
+    SCOPED_TRACE(fixed.call.plan().describe());
+    EXPECT_NE(fixed.call.plan().describe().find("sm90"), std::string::npos);
+    fixed.call.run(stream.get());
+    EXPECT_LT(distance_from_small_tiles(c, fixed.call.result(stream.get()).out, stream.get()), 8e-3);
+  }
+}
+
+// Through feeders, and with the same bits in many calls, since a wait that is missing shows only now and then.
+TEST_F(GpuForward, TensorsThroughSharedMemoryGiveTheSameBitsEveryTime) {
+  if (device_under_test().kind == Device::kCpu) GTEST_SKIP() << "streams are a GPU's";
+  const runtime::GpuStream stream(0);
+  for (const auto& [name, text] : kFed) {
+    for (const int dim : {64, 128, 256}) {
+      Case c = Fixed::case_of(7, batch_shape(2, 1300, 1001, 8, 2));
+      c.text = text;
+      c.head_dim = c.v_dim = dim;
+      c.padded = true;
+      Fixed fixed(c);
+      SCOPED_TRACE(fmt::format("{}, {}", name, fixed.call.plan().describe()));
+      EXPECT_NE(fixed.call.plan().describe().find(" stages of fed"), std::string::npos);
+      fixed.call.run(stream.get());
+      const std::vector<uint8_t> first = fixed.call.bytes_of_out(stream.get());
+      EXPECT_LT(distance_from_small_tiles(c, fixed.call.result(stream.get()).out, stream.get()), 8e-3);
+      int different = 0;
+      for (int i = 0; i < 50; ++i) {
+        fixed.call.run(stream.get());
+        different += fixed.call.bytes_of_out(stream.get()) != first;
+      }
+      EXPECT_EQ(different, 0) << "of 50 calls";
+    }
+  }
 }
 
 TEST_F(GpuForward, CanBeCapturedAndReplayed) {

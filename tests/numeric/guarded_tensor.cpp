@@ -70,7 +70,8 @@ GuardedTensor::GuardedTensor(DType dtype, std::vector<int64_t> shape, const Layo
   if (mprotect(end_, page, PROT_NONE) != 0) throw std::runtime_error("mprotect failed");
   std::memset(begin_, kPoison, usable);
   tensor_.data = end_ - bytes;
-  if (layout.gaps_seed != 0 || !layout.is_repeated.empty()) tensor_.strides = strides_;  // else contiguous, which needs no strides
+  if (layout.gaps_seed != 0 || layout.gap_unit != 1 || !layout.is_repeated.empty())
+    tensor_.strides = strides_;  // else contiguous, which needs no strides
 }
 
 void* GuardedTensor::element(int64_t dense) const {

@@ -28,6 +28,7 @@ struct Case {
   std::vector<ProblemShape> problems;
   uint64_t seed = 0;     // of the data
   bool strided = false;  // tensors with gaps and in another order
+  bool padded = false;   // GPU tests: strides of multiples of 8 elements, but for the last dim; not saved
   int threads = 1;
 };
 

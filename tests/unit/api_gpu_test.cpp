@@ -28,7 +28,9 @@ using test::error_of;
 using test::FakeCuda;
 using test::FakeLaunch;
 using test::FakeTensorMap;
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 constexpr int kMultiprocessors = 16;  // few, so that these shapes are large problems
 constexpr Shape kShape = {.batch = 2, .heads = 4, .kv_heads = 2, .q_len = 100, .k_len = 130, .head_dim = 64, .v_dim = 64};
@@ -205,6 +207,31 @@ TEST_F(ApiGpuTest, Parameters) {
   options.tensors["gain"] = {address(0xa0000), DType::kF32, {1}, {}};
   variant.plan(kShape, options).forward(tensors_of(kShape));
   EXPECT_EQ(field<void*>(kernel, fake_->launches.back(), "p_gain"), address(0xa0000));
+}
+
+TEST_F(ApiGpuTest, ABiasThatTheCopyEngineCanReadIsMapped) {
+  const Variant variant =
+      compile("attention bias(bias: bf16[heads, q_len, k_len]) {\n  score = qk + bias[h, q_idx, k_idx]\n  weights = softmax(score)\n}\n");
+  codegen::GpuProblem problem;
+  problem.batch = 2, problem.heads = 4, problem.kv_heads = 2;
+  problem.q_len = 100, problem.multiprocessors = kMultiprocessors;
+  problem.q = problem.k = problem.v = problem.out = {100 * 4 * 64, 4 * 64, 64};
+  problem.k_len = 136;
+  const codegen::GpuKernel kernel = kernel_of(variant, {}, problem);
+  PlanOptions options = on_gpu();
+  options.tensors["bias"] = {address(0x80000), DType::kBF16, {4, 100, 130}, {100 * 136, 136, 1}};
+  const Plan plan = variant.plan(kShape, options);
+  EXPECT_THAT(plan.describe(), HasSubstr(" stages of fed t0"));
+  plan.forward(tensors_of(kShape));
+  EXPECT_EQ(field<FakeTensorMap>(kernel, fake_->launches.back(), "t_bias_map").address, address(0x80000));
+  EXPECT_EQ(field<void*>(kernel, fake_->launches.back(), "t_bias"), address(0x80000));
+
+  problem.k_len = 137;  // rows of no multiple of 16 bytes
+  kernel_of(variant, {}, problem);
+  for (const auto& [where, row] : {std::pair(0x80002, 136), {0x80000, 131}}) {
+    options.tensors["bias"] = {address(static_cast<uintptr_t>(where)), DType::kBF16, {4, 100, 130}, {100 * row, row, 1}};
+    EXPECT_THAT(variant.plan(kShape, options).describe(), AllOf(HasSubstr("sm90"), Not(HasSubstr("fed"))));
+  }
 }
 
 TEST_F(ApiGpuTest, PackedSequences) {

@@ -69,6 +69,91 @@ TEST_F(CudaCompile, OwnSkeleton) {
   }
 }
 
+std::string attention(const std::string& params, const std::string& statements) {
+  return "attention test(" + params + ") {\n" + statements + "\n}\n";
+}
+
+// Tensors by pair and by key: nothing is spilled, ptxas has nothing to say (C7510 and the like), whether feeders bring them or each thread
+// reads them. Examples, golden programs, and what those lack.
+struct FedCase {
+  const char *name, *text;  // no text: a file
+  int head_dim, v_dim;
+  bool packed = false;
+  int spilled_bytes = 0;  // outside of loops
+};
+const std::string kBiasOfSigmoid =
+                      attention("bias: f16[heads, q_len, k_len]",
+                                "  score = qk * 0.125 + bias[h, q_idx, k_idx]\n  mask = k_pos <= q_pos\n  weights = sigmoid(score)"),
+                  kTwo = attention(
+                      "bias: bf16[q_len, k_len], gate: f32[batch, heads, q_len, k_len], keys: f32[batch, k_len]",
+                      "  score = qk + bias[q_idx, k_idx] + keys[b, k_idx]\n  weights = softmax(score) * gate[b, h, q_idx, k_idx]"),
+                  kSearched =
+                      attention("bias: bf16[heads, q_len, k_len], doc: i32[batch, k_len], table: f32[9]",
+                                "  score = qk + bias[h, q_idx, k_idx] + table[doc[b, k_idx]]\n  mask = doc[b, q_idx] == doc[b, k_idx]\n"
+                                "  weights = softmax(score)"),
+                  kRelative = attention("table: grad f32[heads, 129]",
+                                        "  score = qk * 0.125 + table[h, clamp(q_pos - k_pos, -64, 64) + 64]\n  mask = k_pos <= q_pos\n"
+                                        "  weights = softmax(score)"),
+                  kShifted = attention("bias: bf16[heads, k_len, k_len]",
+                                       "  score = qk + bias[h, q_pos, k_pos]\n  mask = k_pos <= q_pos\n  weights = relu(score)");
+
+TEST_F(CudaCompile, TensorsThroughSharedMemory) {
+  const FedCase cases[] = {
+      {"tests/golden/dense_bias.attn", nullptr, 64, 64},
+      {"tests/golden/dense_bias.attn", nullptr, 128, 128},
+      {"tests/golden/dense_bias.attn", nullptr, 192, 128},
+      {"tests/golden/dense_bias.attn", nullptr, 256, 256, true},
+      {"examples/dense_bias.attn", nullptr, 64, 64},
+      {"examples/dense_bias.attn", nullptr, 128, 128},
+      {"examples/documents.attn", nullptr, 64, 64},
+      {"examples/documents.attn", nullptr, 128, 128},
+      {"examples/documents.attn", nullptr, 128, 128, true, 8},
+      {"examples/t5_bias.attn", nullptr, 64, 64},
+      {"examples/t5_bias.attn", nullptr, 128, 128},
+      {"sigmoid", kBiasOfSigmoid.c_str(), 64, 64},
+      {"sigmoid", kBiasOfSigmoid.c_str(), 128, 128},
+      {"two", kTwo.c_str(), 128, 128},
+      {"searched", kSearched.c_str(), 64, 64},
+      {"searched", kSearched.c_str(), 128, 128, false, 8},
+      {"relative", kRelative.c_str(), 128, 128},
+      {"shifted", kShifted.c_str(), 128, 128},
+  };
+  bool is_f16 = false;
+  for (const FedCase& c : cases) {
+    const std::string text = c.text ? c.text : read_file(fs::path(ATTUNE_SOURCE_DIR) / c.name);
+    GpuKernelOptions options = gpu_options(c.head_dim, (is_f16 = !is_f16) ? dsl::ElementType::kF16 : dsl::ElementType::kBF16);
+    options.v_dim = c.v_dim;
+    options.packed = c.packed;
+    const Lowered lowered = lowered_for(text, options);
+    const GpuConfig config = default_config(lowered, options, large_problem(options));
+    const std::string what = fmt::format("{}, {}x{}", c.name, c.head_dim, c.v_dim);
+    EXPECT_GT(config.feed_stages, 0) << what;
+    const GpuKernel kernel = emit_gpu_forward(lowered, canonical(text), options, config);
+    const runtime::CompiledGpu compiled = compile(kernel, options.arch, what);
+    EXPECT_EQ(compiled.warnings, std::vector<std::string>{}) << what;
+    EXPECT_LE(kernel.shared_bytes, 227u << 10) << what;
+    for (const auto& one : compiled.kernels)
+      EXPECT_LE(one.spill_store_bytes, c.spilled_bytes) << what << ", " << one.registers << " registers";
+  }
+}
+
+// What layouts that the copy engine cannot read get.
+TEST_F(CudaCompile, TensorsReadByEachThread) {
+  for (const int dim : {64, 128}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "tests/golden/dense_bias.attn");
+    const GpuKernelOptions options = gpu_options(dim);
+    const Lowered lowered = lowered_for(text, options);
+    GpuProblem problem = large_problem(options);
+    problem.k_len = 4097;  // rows of an odd number of elements
+    const GpuConfig config = default_config(lowered, options, problem);
+    EXPECT_EQ(config.skeleton, GpuSkeleton::kSm90);
+    EXPECT_EQ(config.feed_stages, 0);
+    const auto compiled = compile(emit_gpu_forward(lowered, canonical(text), options, config), options.arch, "read by each thread");
+    EXPECT_EQ(compiled.warnings, std::vector<std::string>{});
+    for (const auto& one : compiled.kernels) EXPECT_LE(one.spill_store_bytes, 48) << one.registers << " registers";
+  }
+}
+
 // By its default tiles: nothing is spilled, and it fits into the shared memory of every GPU.
 TEST_F(CudaCompile, BackwardSkeletonOfSm80) {
   struct Case {

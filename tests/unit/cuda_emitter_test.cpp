@@ -300,6 +300,37 @@ TEST(CudaEmitter, EveryProgramOnEverySkeleton) {
   }
 }
 
+std::string emitted_fed(const std::string& text) {
+  const GpuKernelOptions options = gpu_options(64);
+  const Lowered lowered = lowered_for(text, options);
+  return emit_gpu_variant(lowered, options, default_config(lowered, options, large_problem(options)));
+}
+
+TEST(CudaEmitter, FeedersBringPairsKeysAndTables) {
+  const std::string source = emitted_fed(attention("a: f16[heads, k_len, k_len], c: f32[k_len], d: i32[k_len], t: f32[heads, 9], e: f32[4]",
+                                                   "  let near = clamp(q_pos - k_pos, -4, 4) + 4\n"
+                                                   "  score = qk + a[h // 2, q_pos, k_pos] + c[k_idx] + t[h, near] + e[d[k_idx]]\n"
+                                                   "  mask = d[k_idx] > 0\n  weights = softmax(score)"));
+  EXPECT_THAT(part(source, "struct Pair : Column"), AllOf(HasSubstr("float a_k_idx;"), HasSubstr("u32 tables;")));
+  EXPECT_THAT(part(source, "void load_pairs("),
+              AllOf(HasSubstr("PairTile<2, Config::kBlockN>::load(to + 0, &p.t_a_map, barrier, k_idx, q_idx + "),
+                    HasSubstr("p.t_a_stride[0] != 0 ? ")));
+  EXPECT_THAT(part(source, "float score2("),
+              AllOf(HasSubstr("const Pair& column"), HasSubstr("column.a_k_idx"), HasSubstr("column.c_k_idx"),
+                    HasSubstr("read_table(column.tables + 0, inside<kGuarded>("), Not(HasSubstr("load_"))));
+  EXPECT_THAT(part(source, "void store_column("), AllOf(HasSubstr("__float_as_int(column.c_k_idx)"), HasSubstr("column.outside")));
+  EXPECT_THAT(part(source, "bool keep("), HasSubstr("const Column& column"));
+  EXPECT_THAT(part(source, "TensorMap q_map"), HasSubstr("t_a_map"));
+}
+
+// A mask is the same for a tile and for its pairs, so it reads by itself.
+TEST(CudaEmitter, MasksReadPairsThemselves) {
+  const std::string source = emitted_fed(
+      attention("a: f16[q_len, k_len]", "  score = qk + a[q_idx, k_idx]\n  mask = a[q_idx, k_idx] > 0\n  weights = softmax(score)"));
+  EXPECT_THAT(part(source, "bool keep("), HasSubstr("load_f16(p.t_a"));
+  EXPECT_THAT(part(source, "float score2("), Not(HasSubstr("load_f16")));
+}
+
 // A distance is converted by row and by column, unless positions are too far out for f32.
 TEST(CudaEmitter, Distances) {
   const std::string text = "attention test() {\n  score = qk - 0.5 * (q_pos - k_pos)\n  weights = softmax(score)\n}\n";

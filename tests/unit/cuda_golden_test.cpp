@@ -1,4 +1,5 @@
-// What is generated for the programs of tests/golden: <program>.<arch>.cu, <program>.backward.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the
+// What is generated for the programs of tests/golden: <program>.<arch>.cu, <program>.fed.<arch>.cu where feeders bring tensors,
+// <program>.backward.<arch>.cu. With ATTUNE_UPDATE_GOLDEN=1 in the
 // environment the files are written instead.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -13,7 +14,7 @@ struct Case {
   GpuSkeleton skeleton;
   dsl::ElementType dtype;
   int head_dim;
-  bool stale = false, packed = false;
+  bool stale = false, packed = false, fed = false;
 };
 
 constexpr Case kCases[] = {
@@ -22,6 +23,9 @@ constexpr Case kCases[] = {
     {"capped", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 128},
     {"documents", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 64},
     {"dense_bias", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 64},
+    {"dense_bias", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 128, true, false, true},
+    {"documents", GpuSkeleton::kSm90, dsl::ElementType::kF16, 64, true, false, true},
+    {"t5_bias", GpuSkeleton::kSm90, dsl::ElementType::kBF16, 64, true, false, true},
     {"prefix_lm", GpuSkeleton::kSm80, dsl::ElementType::kF16, 64, false, true},
     {"t5_bias", GpuSkeleton::kSm80, dsl::ElementType::kBF16, 64},
 };
@@ -32,9 +36,12 @@ TEST(CudaGolden, GeneratedParts) {
     options.packed = c.packed;
     GpuConfig config = c.skeleton == GpuSkeleton::kSm80 ? sm80_config() : GpuConfig{};
     config.stale = c.stale;
-    const char* arch = c.skeleton == GpuSkeleton::kSm80 ? "sm80" : "sm90";
     const std::string text = read_file(golden_folder() / fmt::format("{}.attn", c.program));
-    check_golden(golden_folder() / fmt::format("{}.{}.cu", c.program, arch), emit_gpu_variant(lowered_for(text, options), options, config));
+    const Lowered lowered = lowered_for(text, options);
+    if (c.fed) config = default_config(lowered, options, large_problem(options));
+    const char* arch = c.skeleton == GpuSkeleton::kSm80 ? "sm80" : "sm90";
+    check_golden(golden_folder() / fmt::format("{}.{}{}.cu", c.program, c.fed ? "fed." : "", arch),
+                 emit_gpu_variant(lowered, options, config));
   }
 }
 

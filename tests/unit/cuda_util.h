@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "codegen/cuda_emitter.h"
+#include "codegen/gpu_planner.h"
 #include "dsl/printer.h"
 #include "tests/unit/golden_file.h"
 #include "tests/unit/passes_util.h"
@@ -33,6 +34,17 @@ inline GpuConfig sm80_config() {
   config.warpgroups = 4;
   config.block_n = 64;
   return config;
+}
+
+// A problem of contiguous tensors that large tiles are right for.
+inline GpuProblem large_problem(const GpuKernelOptions& options) {
+  GpuProblem problem;
+  problem.batch = 1, problem.heads = problem.kv_heads = 16, problem.q_len = problem.k_len = 4096;
+  problem.total_q = problem.total_k = 4096;
+  const auto strides = [&](int dim) { return GpuStrides{options.packed ? 0 : int64_t{4096} * 16 * dim, int64_t{16} * dim, dim}; };
+  problem.q = problem.k = strides(options.head_dim);
+  problem.v = problem.out = strides(options.v_dim);
+  return problem;
 }
 
 // All programs of examples/ and of the golden files.

@@ -156,5 +156,84 @@ TEST(GpuPlanner, StridesDoNotChangeTheWorkspaceOfASmallProblem) {
   EXPECT_EQ(other.field("vector_loads"), 0);
 }
 
+// ---- Tensors that feeders bring
+
+constexpr char kBias[] =
+    "attention test(bias: bf16[heads, q_len, k_len]) {\n  score = qk + bias[h, q_idx, k_idx]\n  weights = softmax(score)\n}\n";
+constexpr char kBiasF32[] =
+    "attention test(bias: f32[heads, q_len, k_len]) {\n  score = qk + bias[h, q_idx, k_idx]\n  weights = softmax(score)\n}\n";
+
+GpuProblem biased_problem(std::vector<int64_t> strides, int k_len = 1000) {
+  GpuProblem problem = problem_of(1, 16, 16, 2048, k_len, 128);
+  GpuParamBinding& binding = problem.params.emplace_back();
+  binding.strides = std::move(strides);
+  binding.dims = {16, 2048, k_len};
+  return problem;
+}
+
+TEST(GpuPlanner, TilesOfABiasAreMapped) {
+  const Planned made = planned(biased_problem({2048 * 1008, 1008, 1}), 128, kBias);
+  EXPECT_EQ(made.config.fed_tensors, std::vector<int>{0});
+  EXPECT_EQ(made.config.feed_stages, 1);  // shared memory is short
+  EXPECT_EQ(made.config.block_n, 128);
+  EXPECT_EQ(made.kernel.shared_bytes, 227u << 10);
+  ASSERT_EQ(made.launch().tensor_maps.size(), 5u);
+  const runtime::GpuTensorMap& map = made.launch().tensor_maps[4];
+  EXPECT_EQ(map.tensor, static_cast<int>(GpuTensorIndex::kParams));
+  EXPECT_EQ(map.type, runtime::FloatType::kBF16);
+  EXPECT_EQ(map.dims, (std::vector<uint64_t>{1000, 2048, 16, 1}));
+  EXPECT_EQ(map.strides, (std::vector<uint64_t>{2016, 2048 * 2016, 16}));
+  EXPECT_EQ(map.box, (std::vector<uint32_t>{64, 64, 1, 1}));
+}
+
+TEST(GpuPlanner, TilesOfABroadcastHeadAreMappedOnce) {
+  const Planned made = planned(biased_problem({0, 1000, 1}), 128, kBias);
+  ASSERT_EQ(made.launch().tensor_maps.size(), 5u);
+  EXPECT_EQ(made.launch().tensor_maps[4].dims, (std::vector<uint64_t>{1000, 2048, 1, 1}));
+  EXPECT_EQ(made.launch().tensor_maps[4].strides, (std::vector<uint64_t>{2000, 16, 16}));
+}
+
+TEST(GpuPlanner, TensorsThatTheCopyEngineCannotReadAreReadByEachThread) {
+  const auto is_fed = [](const GpuProblem& problem) { return planned(problem, 128, kBias).config.feed_stages > 0; };
+  EXPECT_TRUE(is_fed(biased_problem({2048 * 1000, 1000, 1})));
+  EXPECT_FALSE(is_fed(biased_problem({2048 * 1001, 1001, 1}, 1001)));  // rows that are no multiple of 16 bytes
+  EXPECT_FALSE(is_fed(biased_problem({2048 * 1000 + 4, 1000, 1})));
+  EXPECT_FALSE(is_fed(biased_problem({2048 * 1000, 1, 2048})));  // keys first
+  EXPECT_FALSE(is_fed(biased_problem({1000, 0, 1})));            // a row for all queries
+  EXPECT_FALSE(is_fed(biased_problem({2048, 8, 0})));
+  GpuProblem problem = biased_problem({2048 * 1000, 1000, 1});
+  problem.params[0].is_aligned = false;
+  EXPECT_FALSE(is_fed(problem));
+  EXPECT_EQ(planned(problem, 128, kBias).config.skeleton, GpuSkeleton::kSm90);
+}
+
+TEST(GpuPlanner, ABiasOfF32TakesBlocksOf64Keys) {
+  const GpuProblem problem = biased_problem({2048 * 1000, 1000, 1});
+  const Planned wide = planned(problem, 128, kBiasF32), narrow = planned(problem, 64, kBiasF32);
+  EXPECT_EQ(wide.config.block_n, 64);
+  EXPECT_EQ(wide.config.feed_stages, 2);
+  EXPECT_EQ(wide.launch().tensor_maps[4].box, (std::vector<uint32_t>{32, 64, 1, 1}));
+  EXPECT_EQ(narrow.config.block_n, 64);
+  EXPECT_EQ(narrow.config.feed_stages, 3);
+  EXPECT_EQ(planned(problem, 64, kBias).config.block_n, 128);
+}
+
+TEST(GpuPlanner, OnlyWhatReadsTensorsByKeyOrPairHasFeeders) {
+  const auto config = [](const std::string& params, const std::string& score, const std::string& mask = "true") {
+    const std::string text =
+        "attention test(" + params + ") {\n  score = " + score + "\n  mask = " + mask + "\n  weights = softmax(score)\n}\n";
+    const GpuKernelOptions options = gpu_options(128);
+    return default_config(lowered_for(text, options), options, large_problem(options));
+  };
+  EXPECT_EQ(config("s: f32[heads], r: f32[q_len]", "qk * s[h] + r[q_idx]").feed_stages, 0);
+  EXPECT_TRUE(config("c: f32[k_len]", "qk + c[k_idx]").feeds_columns);
+  EXPECT_TRUE(config("c: i32[k_len]", "qk", "c[k_idx] > 0").feeds_columns);
+  EXPECT_TRUE(config("t: f32[9]", "qk + t[clamp(q_idx - k_idx, -4, 4) + 4]").feeds_tables);
+  EXPECT_FALSE(config("t: f32[1001]", "qk + t[clamp(q_idx - k_idx, -500, 500) + 500]").feeds_tables);  // not so small
+  EXPECT_TRUE(config("t: f32[k_len, q_len]", "qk + t[k_idx, q_idx]").fed_tensors.empty());
+  EXPECT_TRUE(config("m: u8[q_len, k_len]", "qk", "m[q_idx, k_idx] > 0").fed_tensors.empty());
+  EXPECT_EQ(config("t: f16[k_len, k_len]", "qk + t[q_pos, k_pos]").fed_tensors, std::vector<int>{0});
+}
+
 }  // namespace
 }  // namespace attune::codegen

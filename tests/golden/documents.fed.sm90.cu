@@ -1,0 +1,145 @@
+struct Config {
+  static constexpr int kHeadDim = 64;
+  static constexpr int kVDim = 64;
+  static constexpr int kColumnsO = 64;        // columns of the accumulator
+  static constexpr int kBlockN = 128;         // key columns of a tile
+  static constexpr int kStages = 2;           // depth of the K and V rings
+  static constexpr int kWarpgroups = 2;       // of 64 query rows each
+  static constexpr int kBuffersQ = 2;         // tiles of Q in shared memory
+  static constexpr bool kStale = true;        // softmax: stale reference instead of exact online maxima
+  static constexpr bool kRedoes = true;       // tiles may be computed again
+  static constexpr int kFeedStages = 3;       // depth of the rings of what feeder warps bring
+  static constexpr int kFeedBytes = 1024;     // of it, of a block of keys and a warpgroup
+  static constexpr bool kFast = true;         // accuracy
+  static constexpr bool kPacked = false;      // sequences by cu_q and cu_k
+  using Element = F16;
+};
+
+struct Params {
+  TensorMap q_map, k_map, v_map, out_map;
+  const Raw *q, *k, *v;
+  Raw* out;
+  float* lse;
+  i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
+  int* counter;
+  void* extents;
+  int batch, heads, kv_heads, q_len, k_len, tiles_m, tiles, section_heads;
+  const int* t_doc;
+  i64 t_doc_stride[2];
+  int t_doc_dim[2];
+  float p_keep;
+  int p_seed;
+};
+static_assert(sizeof(Params) == 768);
+
+struct Variant {
+  static constexpr Weight kWeight = Weight::kSoftmax;
+  static constexpr Mask kMask = Mask::kSearch;
+  static constexpr bool kSink = false, kFactor = true, kFactorOfScore = false;
+
+  struct Uniform {
+    int b, h, kv_h, q_len, k_len, first_q, first_k;
+    float v1;
+  };
+  static DEVICE Uniform uniform(const Params& p, int b, int h) {
+    Uniform u = {b, h, h / (p.heads / p.kv_heads), p.q_len, p.k_len, 0, 0};
+    u.v1 = 1.0f / p.p_keep;
+    return u;
+  }
+  struct Row {
+    int doc_q_idx;
+  };
+  template <bool kGuarded>
+  static DEVICE Row row(int q_idx, const Params& p, const Uniform& u) {
+    Row row;
+    row.doc_q_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<kGuarded>(q_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+    return row;
+  }
+  struct Column {
+    int doc_k_idx;
+  };
+  template <bool kGuarded>
+  static DEVICE Column column(int k_idx, const Params& p, const Uniform& u) {
+    Column column;
+    column.doc_k_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<kGuarded>(k_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+    return column;
+  }
+
+  static constexpr int kPairBytes = 0, kColumnWords = 1, kTableWords = 0;  // of what feeders bring
+  static DEVICE void store_column(u32 to, const Column& column) {
+    store_shared(to + 0 * Config::kBlockN, column.doc_k_idx);
+  }
+  static DEVICE void read_columns(u32 from, int k_idx, const Params& p, const Uniform& u, Column (&columns)[2]) {
+    const int2 doc_k_idx = read_shared_x2(from + 0 * Config::kBlockN);
+    columns[0].doc_k_idx = doc_k_idx.x;
+    columns[1].doc_k_idx = doc_k_idx.y;
+  }
+
+  template <bool kGuarded>
+  static DEVICE float score2(float qk, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column,
+      bool keeps) {
+    return qk * 0.18033688f;
+  }
+  template <bool kGuarded>
+  static DEVICE float factor(float qk, int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column,
+      bool keeps) {
+    return random_uniform(p.p_seed, u.b, u.h, q_idx, k_idx) < p.p_keep ? u.v1 : 0.0f;
+  }
+  static DEVICE bool keep(int q_idx, int k_idx, const Params& p, const Uniform& u, const Row& row, const Column& column) {
+    return row.doc_q_idx == column.doc_k_idx && k_idx <= q_idx;
+  }
+
+  struct RowExtent {
+    int least_doc_q_idx;
+    int greatest_doc_q_idx;
+  };
+  static DEVICE RowExtent row_extent(int first_q, int last_q, const Params& p, const Uniform& u) {
+    RowExtent extent;
+    extent.least_doc_q_idx = 0x7FFFFFFF;
+    extent.greatest_doc_q_idx = -0x7FFFFFFF - 1;
+    for (int q_idx = first_q + static_cast<int>(threadIdx.x) % kWarp; q_idx <= last_q; q_idx += kWarp) {
+      const int doc_q_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(q_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+      extent.least_doc_q_idx = nan_min(extent.least_doc_q_idx, doc_q_idx);
+      extent.greatest_doc_q_idx = nan_max(extent.greatest_doc_q_idx, doc_q_idx);
+    }
+    extent.least_doc_q_idx = warp_min(extent.least_doc_q_idx);
+    extent.greatest_doc_q_idx = warp_max(extent.greatest_doc_q_idx);
+    return extent;
+  }
+  struct ColumnExtent {
+    int least_doc_k_idx;
+    int greatest_doc_k_idx;
+  };
+  static DEVICE ColumnExtent column_extent(int first_k, int last_k, const Params& p, const Uniform& u) {
+    ColumnExtent extent;
+    extent.least_doc_k_idx = 0x7FFFFFFF;
+    extent.greatest_doc_k_idx = -0x7FFFFFFF - 1;
+    for (int k_idx = first_k + static_cast<int>(threadIdx.x) % kWarp; k_idx <= last_k; k_idx += kWarp) {
+      const int doc_k_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(k_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+      extent.least_doc_k_idx = nan_min(extent.least_doc_k_idx, doc_k_idx);
+      extent.greatest_doc_k_idx = nan_max(extent.greatest_doc_k_idx, doc_k_idx);
+    }
+    extent.least_doc_k_idx = warp_min(extent.least_doc_k_idx);
+    extent.greatest_doc_k_idx = warp_max(extent.greatest_doc_k_idx);
+    return extent;
+  }
+  static DEVICE TileClass classify(const RowExtent& rows, const ColumnExtent& columns, int first_q, int last_q, int first_k, int last_k,
+      const Params& p, const Uniform& u) {
+    const bool v2 = rows.greatest_doc_q_idx < columns.least_doc_k_idx || columns.greatest_doc_k_idx < rows.least_doc_q_idx;
+    const bool v3 = columns.greatest_doc_k_idx <= rows.least_doc_q_idx && rows.greatest_doc_q_idx <= columns.least_doc_k_idx;
+    if (!(!v2 && first_k <= last_q)) return TileClass::kSkip;
+    return v3 && last_k <= first_q ? TileClass::kFull : TileClass::kPartial;
+  }
+  static DEVICE ColumnExtent* stored_extents(const Params& p, int b, int h) {
+    const int blocks = (p.k_len + Config::kBlockN - 1) / Config::kBlockN;
+    return static_cast<ColumnExtent*>(p.extents) + (static_cast<i64>(b) * p.heads + h) * blocks;
+  }
+};
+
+extern "C" __global__ __launch_bounds__(384, 1) void documents_forward(GRID_CONSTANT const Params p) {
+  attention_forward_sm90<Config, Variant>(p);
+}
+
+extern "C" __global__ __launch_bounds__(128, 1) void documents_extents(GRID_CONSTANT const Params p) {
+  column_extents_sm90<Config, Variant>(p);
+}
