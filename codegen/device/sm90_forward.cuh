@@ -52,7 +52,7 @@ struct Layout {
   static constexpr int kMaxRedo = kFeeders > 0 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
   // Blocks that a warpgroup may give back unread at once: for more, the producer would wait for it to finish the tile before.
-  static constexpr int kMostSkips = Config::kBuffersQ == 1 ? 1 : kFeeders > 0 ? Config::kStages : 0x7FFFFFFF;
+  static constexpr int kMostSkips = Config::kBuffersQ == 1 ? 1 : Config::kStages;
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = Config::kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = Config::kWarpgroups == 2 ? 232 : Config::kWarpgroups == 3 ? 160 : 112;
@@ -520,8 +520,7 @@ struct Consumer {
       block = last_block;
       if constexpr (Variant::kMask == Mask::kRange) {
         if (kind == Tile::kEmpty) return;
-        block = max(load_shared(from + 24 + 12 * wg), first_block);
-        if (L::kMostSkips < 0x7FFFFFFF) block = max(block, last_block - L::kMostSkips);
+        block = max(max(load_shared(from + 24 + 12 * wg), first_block), last_block - L::kMostSkips);
         skip_k(last_block - block);
       }
     }
