@@ -32,7 +32,7 @@ class ForwardVariant : public CudaVariant {
   const ValueId score2_;
   ValueId sink2_ = kNoValue;
   bool factor_of_score_ = false;
-  bool is_near_ = false;  // tiles may take a polynomial for tanh
+  bool is_near_ = false;              // tiles may take a polynomial for tanh
   std::vector<ValueId> fed_columns_;  // members of Column that come of tensors
   bool carries_outside_ = false;      // and what they clamped
   std::vector<TableRead> fed_tables_;

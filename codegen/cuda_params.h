@@ -38,7 +38,7 @@ struct GpuParamsOptions {
   bool packed = false;
   bool has_extents = false;      // classes of tiles are searched for with what is known of blocks of keys (backward: of queries)
   bool has_index_flag = false;   // an index depends on data
-  bool deterministic = false;     // backward
+  bool deterministic = false;    // backward
   std::vector<int> mapped = {};  // forward: tensor parameters that have a map of tiles, too
 };
 

@@ -57,52 +57,72 @@ bool reads_by_key(const Lowered& lowered) {
 }
 
 // How many registers a program wants beside its accumulators, by what its pairs compute.
-enum class Size { kTiny, kShort, kLong };
-Size size_of(const Lowered& lowered) {
-  if (lowered.bounds.kind == MaskBounds::Kind::kTileMap || reads_by_key(lowered)) return Size::kLong;
+struct Appetite {
+  bool is_small = false;  // a few values for a pair, none kept for keys
+  bool is_heavy = false;  // random numbers, or a polynomial for tanh
+  bool is_large = false;  // or tensors are read by key, or the mask is searched: two warpgroups
+};
+Appetite appetite_of(const Lowered& lowered) {
   std::vector<ValueId> roots = {lowered.score2, lowered.ir.weight, lowered.ir.factor, lowered.ir.mask};
   std::erase(roots, kNoValue);
   const std::vector<bool> needed = reachable(lowered.ir.graph, roots);
   int of_pairs = 0, of_keys = 0;
+  bool is_random = false, has_tanh = false;
   for (ValueId id = 0; id < lowered.ir.graph.size(); ++id) {
     if (!needed[id]) continue;
-    if (lowered.ir.graph[id].op == Op::k_random) return Size::kLong;
-    of_pairs += lowered.rate(id) == Rate::kElement;
+    const bool is_of_pair = lowered.rate(id) == Rate::kElement;
+    of_pairs += is_of_pair;
     of_keys += lowered.rate(id) == Rate::kColumn;
+    is_random = is_random || lowered.ir.graph[id].op == Op::k_random;
+    has_tanh = has_tanh || (is_of_pair && lowered.ir.graph[id].op == Op::k_tanh);
   }
-  // Values of keys are registers where a pair's mask wants them; of them the position is always there.
+  // A mask of pairs keeps what it has of keys; their position is always there.
   const bool keeps_keys = lowered.ir.mask != kNoValue && lowered.rate(lowered.ir.mask) == Rate::kElement && of_keys > 1;
-  constexpr int kMostOfTiny = 8;
-  return keeps_keys || of_pairs > kMostOfTiny ? Size::kShort : Size::kTiny;
+  constexpr int kMostOfSmall = 8;
+  Appetite appetite;
+  appetite.is_heavy = is_random || has_tanh;
+  appetite.is_large = is_random || lowered.bounds.kind == MaskBounds::Kind::kTileMap || reads_by_key(lowered);
+  appetite.is_small = !appetite.is_heavy && !appetite.is_large && !keeps_keys && of_pairs <= kMostOfSmall;
+  return appetite;
 }
 
 // sm90: warpgroups of 64 rows. Three have the registers of short programs at small head dims; documents, whose mask is searched, tend to
 // be multiples of 128 long.
 int warpgroups_of_large_tile(const Lowered& lowered, const GpuKernelOptions& options) {
-  return std::max(options.head_dim, options.v_dim) <= 64 && size_of(lowered) != Size::kLong ? 3 : 2;
+  return std::max(options.head_dim, options.v_dim) <= 64 && !appetite_of(lowered).is_large ? 3 : 2;
 }
 
-// sm90: a large tile, by what was measured (docs/notes.md). Short sequences at small head dims want tiles of 256 rows: 192 of them are
-// padded more, and 64 keys leave less of a diagonal masked. Without a mask, d128 is limited by power, of which 192 rows use less: they read
-// K and V less often; one multiprocessor must then have several tiles, or the last ones take too long.
+// sm90: a large tile, by what was measured (docs/notes.md) and what spills nothing. Short sequences at small head dims want tiles of 256
+// rows: 192 of them are padded more, and 64 keys leave less of a diagonal masked. Without a mask, d128 is limited by power, of which 192
+// rows use less: they read K and V less often; one multiprocessor must then have several tiles, or the last ones take too long.
 void set_large_tile(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
   constexpr int kFewRows = 1024, kFewestTiles = 2;  // of a multiprocessor
   const int dim = std::max(options.head_dim, options.v_dim);
-  config.warpgroups = warpgroups_of_large_tile(lowered, options);
-  config.block_n = dim > 192 ? 64 : dim > 128 || (dim <= 64 && size_of(lowered) == Size::kShort) ? 96 : 128;
-  config.buffers_q = dim <= 128 ? 2 : 1;
+  const Appetite appetite = appetite_of(lowered);
   const auto has_tiles = [&](int rows) {
     return int64_t{ceil_div(problem.q_len, rows)} * problem.batch * problem.heads >= int64_t{kFewestTiles} * problem.multiprocessors;
   };
-  const bool is_tiny = size_of(lowered) == Size::kTiny;
-  if (is_tiny && dim <= 64 && problem.q_len <= kFewRows && has_tiles(256)) {
-    config.warpgroups = 4;
-    config.block_n = 64;
-    config.stages = 4;
-  }
-  if (is_tiny && dim > 96 && dim <= 128 && lowered.bounds.kind == MaskBounds::Kind::kAll && problem.q_len > kFewRows && has_tiles(192)) {
-    config.warpgroups = 3;
-    config.block_n = 80;
+  config.warpgroups = warpgroups_of_large_tile(lowered, options);
+  config.buffers_q = dim <= 128 ? 2 : 1;
+  if (dim <= 64) {
+    config.block_n = config.warpgroups == 3 && appetite.is_heavy                           ? 64
+                     : appetite.is_heavy || (config.warpgroups == 3 && !appetite.is_small) ? 96
+                                                                                           : 128;
+    if (appetite.is_small && problem.q_len <= kFewRows && has_tiles(256)) {
+      config.warpgroups = 4;
+      config.block_n = 64;
+    }
+    if (config.block_n == 64) config.stages = 4;
+  } else if (dim <= 128) {
+    config.block_n = !appetite.is_heavy ? 128 : appetite.is_large ? 80 : 96;
+    if (dim > 96 && appetite.is_small && lowered.bounds.kind == MaskBounds::Kind::kAll && problem.q_len > kFewRows && has_tiles(192)) {
+      config.warpgroups = 3;
+      config.block_n = 80;
+    }
+  } else if (dim <= 192) {
+    config.block_n = appetite.is_heavy ? 80 : 96;
+  } else {
+    config.block_n = appetite.is_heavy ? 48 : 64;
   }
 }
 

@@ -217,6 +217,7 @@ struct Consumer {
   DEVICE int part() const { return wg % L::kSplit; }   // of the columns
 
   DEVICE void release(u32 barrier) {
+    __syncwarp();  // lane 0 speaks for what all have read
     if (lane == 0) mbarrier_arrive(barrier);
   }
   // What is derived from these is computed again in each step rather than kept in registers.

@@ -2,7 +2,7 @@ struct Config {
   static constexpr int kHeadDim = 64;
   static constexpr int kVDim = 64;
   static constexpr int kColumnsO = 64;        // columns of the accumulator
-  static constexpr int kBlockN = 128;         // key columns of a tile
+  static constexpr int kBlockN = 96;          // key columns of a tile
   static constexpr int kStages = 2;           // depth of the K and V rings
   static constexpr int kWarpgroups = 2;       // of 64 query rows each
   static constexpr int kBuffersQ = 2;         // tiles of Q in shared memory
@@ -35,7 +35,7 @@ static_assert(sizeof(Params) == 768);
 struct Variant {
   static constexpr Weight kWeight = Weight::kSoftmax;
   static constexpr Mask kMask = Mask::kSearch;
-  static constexpr bool kSink = false, kFactor = true, kFactorOfScore = false;
+  static constexpr bool kSink = false, kFactor = true, kFactorOfScore = false, kNear = false;
 
   struct Uniform {
     int b, h, kv_h, q_len, k_len, first_q, first_k;
