@@ -105,14 +105,14 @@ void set_large_tile(const Lowered& lowered, const GpuKernelOptions& options, con
   config.warpgroups = warpgroups_of_large_tile(lowered, options);
   config.buffers_q = dim <= 128 ? 2 : 1;
   if (dim <= 64) {
-    config.block_n = config.warpgroups == 3 && appetite.is_heavy                           ? 64
-                     : appetite.is_heavy || (config.warpgroups == 3 && !appetite.is_small) ? 96
-                                                                                           : 128;
+    config.block_n = appetite.is_small || (appetite.is_large && !appetite.is_heavy) ? 128
+                     : appetite.is_heavy && !appetite.is_large                      ? 80
+                                                                                    : 96;
     if (appetite.is_small && problem.q_len <= kFewRows && has_tiles(256)) {
       config.warpgroups = 4;
       config.block_n = 64;
+      config.stages = 4;
     }
-    if (config.block_n == 64) config.stages = 4;
   } else if (dim <= 128) {
     config.block_n = !appetite.is_heavy ? 128 : appetite.is_large ? 80 : 96;
     if (dim > 96 && appetite.is_small && lowered.bounds.kind == MaskBounds::Kind::kAll && problem.q_len > kFewRows && has_tiles(192)) {

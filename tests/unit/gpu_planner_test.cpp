@@ -81,7 +81,7 @@ TEST(GpuPlanner, TilesGoByMaskAndLength) {
   EXPECT_EQ(tile(16, 1024, 64, kCausal), std::pair(256, 64));
   EXPECT_EQ(tile(1, 1024, 64, kCausal), std::pair(192, 128));  // 128 tiles of 256 rows are too few
   EXPECT_EQ(tile(16, 1025, 64, kCausal), std::pair(192, 128));
-  EXPECT_EQ(tile(16, 1024, 64, kCapped), std::pair(192, 64));
+  EXPECT_EQ(tile(16, 1024, 64, kCapped), std::pair(192, 80));
   EXPECT_EQ(tile(16, 1024, 128, kFull), std::pair(128, 128));
   EXPECT_EQ(tile(16, 1025, 128, kFull), std::pair(192, 80));
   EXPECT_EQ(tile(16, 1025, 128, kCausal), std::pair(128, 128));
