@@ -737,7 +737,7 @@ def compile_times(bench, name, dtype, dim):
     """Cold, warm and tiered compilation of an example, each in a fresh process: what counts is attune_compile and attune_plan_make, not the CUDA context."""
     caches = [tempfile.mkdtemp(prefix="attune-cache-") for _ in range(2)]
     command = [sys.executable, ROOT / "bench" / "attune_ctypes.py", ROOT / "examples" / f"{name}.attn", "--library", bench.library.path, "--device", bench.device.kind,
-               "--dtype", dtype, "--head-dim", dim, "--lengths", "1024,256,1000,1536,3000", "--accuracy", bench.accuracies[0]]
+               "--dtype", dtype, "--head-dim", dim, "--lengths", "4096,256,1000,1536,3000", "--accuracy", bench.accuracies[0]]
     times = []
     try:
         for cache, more in ((caches[0], []), (caches[0], []), (caches[1], ["--tiered"])):
@@ -754,9 +754,9 @@ def compile_times(bench, name, dtype, dim):
     row = {"status": "ok", "message": "", "plan": cold["describe"], "parse_ms": cold["parse_ms"], "cold_ms": cold["parse_ms"] + cold["plan_ms"],
            "warm_ms": warm["parse_ms"] + warm["plan_ms"], "tier0_ms": tiered["parse_ms"] + tiered["plan_ms"], "tier0_tuned_ms": tiered["tuned_ms"],
            "other_lengths_ms": cold["other_lengths_ms"], "new_files": cold["new_files"]}
-    if cold["new_files"] > 1:  # one: the kernel of small problems, or that of large ones
-        row.update(status="BAD", message=f"other sequence lengths compiled {cold['new_files']} kernels, expected at most 1")
-    elif warm["new_files"] or warm["cached_files"] != cold["cached_files"]:
+    if cold["new_files"] > 2:  # the kernels of small problems and of short sequences
+        row.update(status="BAD", message=f"other sequence lengths compiled {cold['new_files']} kernels, expected at most 2")
+    elif warm["new_files"] or warm["cached_files"] != cold["cached_files"] + cold["new_files"]:
         row.update(status="BAD", message="the second process compiled again")
     return row
 

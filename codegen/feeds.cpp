@@ -121,11 +121,11 @@ int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config,
   const int q = config.buffers_q * config.warpgroups * 64 * std::max(chunks_q, chunks_v) * 128;
   const int kv = config.stages * config.block_n * (chunks_q + chunks_v) * 128;
   constexpr int kAlignment = 1024;
-  if (feed_bytes == 0) {
+  if (feed_bytes == 0 && config.buffers_q <= 2) {
     constexpr int kSmall = 1024, kRedo = 16 * 256;
     return ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128);
   }
-  // Exactly, where tiles of a bias leave little: the ring of tiles, blocks and barriers.
+  // Exactly, where tiles of a bias or a third tile of Q leave little: the ring of tiles, blocks and barriers.
   const int feeds = config.feed_stages * config.warpgroups, feed = feeds * feed_bytes;
   const int barriers = 3 * config.buffers_q + 4 * config.stages + 9 + 2 * feeds;
   const int small = ceil_to(256 + ceil_to(4 * config.stages, 8) + 8 * barriers + 4, 16);

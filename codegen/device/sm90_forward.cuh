@@ -49,7 +49,7 @@ struct Layout {
   static constexpr int kDrained = kFullO + 8 * Config::kBuffersQ;
   static constexpr int kFullF = kDrained + 8, kEmptyF = kFullF + 8 * kFeeders * kFeedStages;
   static constexpr int kRedoCount = kEmptyF + 8 * kFeeders * kFeedStages, kRedo = (kRedoCount + 4 + 15) / 16 * 16;
-  static constexpr int kMaxRedo = kFeeders > 0 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
+  static constexpr int kMaxRedo = kFeeders > 0 || Config::kBuffersQ > 2 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
   // Blocks that a warpgroup may give back unread at once: for more, the producer would wait for it to finish the tile before.
   static constexpr int kMostSkips = Config::kBuffersQ == 1 ? 1 : Config::kStages;
@@ -976,7 +976,7 @@ struct Consumer {
         for (int i = 0; i < kO; ++i) o[i] *= ends ? inverse[i / 2 % 2] : scale[i / 2 % 2];
       }
       if (ends) {
-        if (had) finish_tile(o, works ? (q.count + 1) % Config::kBuffersQ : q.place(), 2);
+        if (had) finish_tile(o, works ? (q.count + Config::kBuffersQ - 1) % Config::kBuffersQ : q.place(), 2);
         q.count += 1 - works;
       }
       accumulates = !ends;
