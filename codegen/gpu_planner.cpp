@@ -264,6 +264,8 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
   set_large_tile(lowered, options, problem, config);
   config.stale = lowered.ir.weight_kind == WeightKind::kSoftmax && options.accuracy == Accuracy::kFast;
   if (config.warpgroups == 2) choose_feeds(lowered, options, problem, config);
+  // What each thread reads of tensors itself takes registers.
+  if (config.feed_stages == 0 && reads_by_key(lowered)) config.block_n = std::min(config.block_n, dim <= 128 ? 80 : 48);
   // A third tile of Q: short tiles wait for the results of the tile before last to leave shared memory otherwise.
   if (config.buffers_q == 2 && config.feed_stages == 0) config.buffers_q = 3;
   return config;

@@ -209,7 +209,11 @@ void simplify_bounds(Ir& ir, MaskBounds& bounds) {
 }
 
 TEST(MaskBoundsRandom, AreSound) {
+#ifdef __SANITIZE_ADDRESS__
+  constexpr uint32_t kPrograms = 500;  // many times slower
+#else
   constexpr uint32_t kPrograms = 3000;
+#endif
   int ranges = 0, tile_maps = 0, found_empty = 0, found_full = 0, empty = 0, full = 0;
   for (uint32_t seed = 0; seed < kPrograms; ++seed) {
     MaskGenerator generator(seed);

@@ -50,8 +50,8 @@ TEST_F(CudaCompile, EveryProgramAroundPlainLoops) {
   for (const fs::path& path : programs()) {
     GpuKernelOptions options = gpu_options(64, is_f16 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16);
     options.arch = is_f16 ? "sm_80" : "sm_90a";
-    compile(emit_naive(read_file(path), options), options.arch, path.string());
-    compile(emit_naive_backward(read_file(path), options), options.arch, path.string() + ", backward");
+    const std::string text = read_file(path);
+    compile(is_f16 ? emit_naive_backward(text, options) : emit_naive(text, options), options.arch, path.string());
     is_f16 = !is_f16;
   }
 }
@@ -67,6 +67,35 @@ TEST_F(CudaCompile, OwnSkeleton) {
     compile(emit_gpu_forward(lowered, canonical(text), options, sm80_config()), "sm_80", path.string());
     compile(emit_gpu_forward(lowered, canonical(text), options, quick_config()), options.arch, path.string());
   }
+}
+
+// Every example at its default tiles: nothing is spilled, there is no stack, and ptxas has nothing to say (C7510: products one after
+// another).
+TEST_F(CudaCompile, NothingIsSpilled) {
+  size_t number = 0;
+  for (const fs::path& path : programs()) {
+    if (path.parent_path().filename() != "examples") continue;
+    ++number;
+    const std::string text = read_file(path);
+    for (const int dim : {64, 128}) {
+      GpuKernelOptions options = gpu_options(dim, number % 2 == 0 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16);
+      // By turns: short and long sequences at d64, and an older GPU.
+      options.arch = dim == 64 && number % 4 == 3 ? "sm_80" : "sm_90a";
+      GpuProblem problem = large_problem(options);
+      problem.q_len = problem.k_len = dim == 64 && number % 2 == 0 ? 1024 : 4096;
+      problem.batch = 16;
+      const Lowered lowered = lowered_for(text, options);
+      const GpuConfig config = default_config(lowered, options, problem);
+      const std::string what = fmt::format("{}, head_dim {}, {}", path.string(), dim, options.arch);
+      const runtime::CompiledGpu compiled = compile(emit_gpu_forward(lowered, canonical(text), options, config), options.arch, what);
+      EXPECT_EQ(compiled.warnings, std::vector<std::string>{}) << what;
+      for (const auto& one : compiled.kernels) {
+        EXPECT_EQ(one.spill_store_bytes, 0) << what << ", " << one.kernel << ", " << one.registers << " registers";
+        EXPECT_EQ(one.stack_bytes, 0) << what << ", " << one.kernel;
+      }
+    }
+  }
+  EXPECT_GE(number, 19u);
 }
 
 std::string attention(const std::string& params, const std::string& statements) {
@@ -150,7 +179,7 @@ TEST_F(CudaCompile, TensorsReadByEachThread) {
     EXPECT_EQ(config.feed_stages, 0);
     const auto compiled = compile(emit_gpu_forward(lowered, canonical(text), options, config), options.arch, "read by each thread");
     EXPECT_EQ(compiled.warnings, std::vector<std::string>{});
-    for (const auto& one : compiled.kernels) EXPECT_LE(one.spill_store_bytes, 48) << one.registers << " registers";
+    for (const auto& one : compiled.kernels) EXPECT_EQ(one.spill_store_bytes, 0) << one.registers << " registers";
   }
 }
 
