@@ -22,7 +22,7 @@ std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
     return fmt::format("{} backward {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages);
   }
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
-  if (is_sm90 && config.buffers_q != 2) text += fmt::format(", {} tile of Q", config.buffers_q);
+  if (is_sm90 && config.buffers_q != 3) text += fmt::format(", {} tile{} of Q", config.buffers_q, config.buffers_q == 1 ? "" : "s");
   if (config.stale) text += ", stale softmax";
   if (config.feed_stages > 0) text += fmt::format(", {} stages of fed", config.feed_stages);
   for (const int param : config.fed_tensors) text += fmt::format(" t{}", param);
