@@ -426,9 +426,7 @@ struct Consumer {
     if (Config::kDeterministic && i == 0) mbarrier_wait(at(L::kTurn, ds.place()), ds.parity());
   }
   DEVICE void end_adding(Ring<L::kPlacesS> ds, int i) {
-    if (!Config::kDeterministic || i < L::kUnitsOfOne - 1) return;
-    __syncwarp();
-    release(at(L::kAdded, ds.place()));
+    if (Config::kDeterministic && i == L::kUnitsOfOne - 1) release(at(L::kAdded, ds.place()));
   }
 
   // One whole dQ, with nothing else to do meanwhile.

@@ -46,13 +46,13 @@ std::vector<int64_t> dense_strides(const std::vector<int64_t>& dims) {
   return strides;
 }
 
-codegen::GpuKernelOptions options_of(const Case& c, bool deterministic) {
+codegen::GpuKernelOptions options_of(const Case& c, size_t problem, bool deterministic) {
   codegen::GpuKernelOptions options;
   options.arch = "sm_80";
   options.dtype = element_type(c.dtype);
   options.head_dim = c.head_dim;
   options.v_dim = c.v_dim;
-  options.packed = c.problems[0].packed;
+  options.packed = c.problems[problem].packed;
   options.deterministic = deterministic;
   return options;
 }
@@ -84,7 +84,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
 }  // namespace
 
 BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80, bool deterministic)
-    : BackwardCase(c, problem, sm80.value_or(naive_config()), options_of(c, deterministic), sm80 ? nullptr : &naive_skeleton()) {}
+    : BackwardCase(c, problem, sm80.value_or(naive_config()), options_of(c, problem, deterministic), sm80 ? nullptr : &naive_skeleton()) {}
 
 BackwardCase BackwardCase::of_turns(const Case& c, size_t problem) {
   codegen::GpuConfig config;
@@ -99,7 +99,7 @@ BackwardCase BackwardCase::of_turns(const Case& c, size_t problem) {
   skeleton.prepare = "attention_backward_prepare_turns";
   skeleton.function = "record_turns";
   skeleton.finish = "check_turns";
-  return {c, problem, config, options_of(c, true), &skeleton};
+  return {c, problem, config, options_of(c, problem, true), &skeleton};
 }
 
 BackwardCase::BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
