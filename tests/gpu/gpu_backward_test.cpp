@@ -62,12 +62,6 @@ std::vector<ReferenceResult> others_of(const codegen::Ir& ir, const ProblemData&
   return others;
 }
 
-double greatest(const std::vector<double>& values) {
-  double result = 0;
-  for (double x : values) result = std::isfinite(x) ? std::max(result, std::abs(x)) : result;
-  return result;
-}
-
 struct Quantity {
   std::string name;
   const std::vector<double>&got, &want, &model;
@@ -80,17 +74,14 @@ struct Quantity {
 std::vector<Quantity> quantities(const codegen::Ir& ir, const ProblemData& data, const CallResult& got, const ReferenceResult& want,
                                  const RoundedGradients& model) {
   const codegen::Sizes& sizes = data.sizes;
-  // dP of a pair in f32, times a row of K or Q.
-  const double noise = 1e-6 * std::sqrt(sizes.v_dim) * greatest(data.dout) * greatest(data.v), of_dq = noise * greatest(data.k),
-               of_dk = noise * greatest(data.q);
+  const CancellationNoise noise = cancellation_noise(data);
   std::vector<Quantity> all = {
-      {"dq", got.dq, want.dq, model.dq, {data.q_rows(), sizes.heads, sizes.head_dim}, 0, of_dq, &ReferenceResult::dq},
-      {"dk", got.dk, want.dk, model.dk, {data.k_rows(), sizes.kv_heads, sizes.head_dim}, 0, of_dk, &ReferenceResult::dk},
+      {"dq", got.dq, want.dq, model.dq, {data.q_rows(), sizes.heads, sizes.head_dim}, 0, noise.dq, &ReferenceResult::dq},
+      {"dk", got.dk, want.dk, model.dk, {data.k_rows(), sizes.kv_heads, sizes.head_dim}, 0, noise.dk, &ReferenceResult::dk},
       {"dv", got.dv, want.dv, model.dv, {data.k_rows(), sizes.kv_heads, sizes.v_dim}, 0, 0, &ReferenceResult::dv}};
   for (size_t i = 0; i < ir.params.size(); ++i) {
     if (!ir.params[i].is_grad) continue;
-    double magnitude = 0;
-    for (double x : want.param_grad_magnitudes[i]) magnitude = std::isfinite(x) ? std::max(magnitude, x) : magnitude;
+    const double magnitude = greatest_magnitude(want.param_grad_magnitudes[i]);
     std::vector<int64_t> dims;
     if (data.tensor_params[i]) dims = data.tensor_params[i]->dims;
     all.push_back({"d" + ir.params[i].name, got.param_grads[i], want.param_grads[i], model.param_grads[i], dims, magnitude, 0,

@@ -34,6 +34,15 @@ struct CallResult {
 // Forward and backward with poisoned results. Throws std::runtime_error if something beside the results was written.
 CallResult run_library(const Case& c, const codegen::Ir& ir, const ProblemData& data);
 
+// The greatest magnitude among finite values; 0 if there are none.
+double greatest_magnitude(const std::vector<double>& values);
+// What is left of an element of dq or dk where dP - delta cancels, as it does for a single key: the roundings of a pair's dP in f32, times
+// a row of K or Q.
+struct CancellationNoise {
+  double dq = 0, dk = 0;
+};
+CancellationNoise cancellation_noise(const ProblemData& data);
+
 // What is wrong with the results of a call, or nullopt.
 std::optional<std::string> difference_of(const Case& c, const codegen::Ir& ir, const ProblemData& data, const CallResult& got);
 
