@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Derives the polynomials and rational functions of codegen/math_forms*.cpp. Needs numpy.
+"""Derives the polynomials and rational functions of codegen/math_forms*.cpp and codegen/device/math.cuh. Needs numpy.
 
   scripts/minimax.py                prints each: interval, degree, error, coefficients (highest power first, as Horner's rule takes them)
   scripts/minimax.py exp2 log       prints the named ones
@@ -113,6 +113,7 @@ TABLE = {
     "log1p": ("log(1 + x) / x", log1p_part, inverse(log1p_part), 0, 1, 9, 0, True),
     "atanh": ("log2((1 + x) / (1 - x)) / x of x^2, double", atanh_part, inverse(atanh_part), 0, 0.02944, 5, 0, False),
     "tanh": ("tanh(x) / x of x^2", tanh_part, inverse(tanh_part), 0, 9.1**2, 4, 4, True),
+    "tanh_near": ("tanh(x) / x of x^2, weighed by x", tanh_part, math.sqrt, 0, 0.75**2, 3, 0, True),
     "erf": ("erf(x) / x - 1 of x^2", lambda y: erf_ratio(y) - 1, inverse(erf_ratio), 0, 1, 6, 0, True),
     "erfcx": ("erfc(x / sqrt(2)) exp(x^2 / 2)", erfcx, inverse(erfcx), 0, 14.5, 4, 5, True),
     "sin": ("(sin(x) - x) / x^3 of x^2", sin_part, lambda y: y**1.5 / math.sin(math.sqrt(y)) if y > 0 else 0, 0, QUARTER, 2, 0, True),
@@ -123,7 +124,8 @@ TABLE = {
 def main(arguments):
     names = [a for a in arguments if a != "--check"] or list(TABLE)
     folder = pathlib.Path(__file__).resolve().parent.parent / "codegen"
-    source = " ".join(" ".join(path.read_text() for path in sorted(folder.glob("math_forms*.cpp"))).split())
+    paths = [*sorted(folder.glob("math_forms*.cpp")), folder / "device" / "math.cuh"]
+    source = " ".join(" ".join(path.read_text() for path in paths).split())
     bad = []
     for name in names:
         what, function, weight, low, high, degree, denominator, is_f32 = TABLE[name]
@@ -136,7 +138,7 @@ def main(arguments):
         for text in lists:
             print("  " + text)
     if bad:
-        print("not in codegen/math_forms*.cpp as derived: " + ", ".join(bad))
+        print("not in codegen/math_forms*.cpp or codegen/device/math.cuh as derived: " + ", ".join(bad))
     return 1 if bad else 0
 
 
