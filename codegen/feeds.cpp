@@ -120,17 +120,14 @@ int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config,
   const int chunks_q = (options.head_dim + 63) / 64, chunks_v = (options.v_dim + 63) / 64;
   const int q = config.buffers_q * config.warpgroups * 64 * std::max(chunks_q, chunks_v) * 128;
   const int kv = config.stages * config.block_n * (chunks_q + chunks_v) * 128;
-  constexpr int kAlignment = 1024;
-  if (feed_bytes == 0 && config.buffers_q <= 2) {
-    constexpr int kSmall = 1024, kRedo = 16 * 256;
-    return ceil_to(q + kv + kAlignment + kSmall + (redoes ? kRedo : 0), 128);
-  }
-  // Exactly, where tiles of a bias or a third tile of Q leave little: the ring of tiles, blocks and barriers.
-  const int feeds = config.feed_stages * config.warpgroups, feed = feeds * feed_bytes;
-  const int barriers = 3 * config.buffers_q + 4 * config.stages + 9 + 2 * feeds;
-  const int small = ceil_to(256 + ceil_to(4 * config.stages, 8) + 8 * barriers + 4, 16);
-  constexpr int kRedo = 16 * 96;
-  return ceil_to(q + kv + feed + kAlignment + small + (redoes ? kRedo : 0), 128);
+  // Exactly, since tiles of a bias or a third tile of Q leave little: the ring of tiles, blocks and barriers.
+  const int feeds = config.feed_stages * config.warpgroups;
+  // The ring has the place of three warpgroups at least, so that choices do not hang on 64 bytes.
+  const int ring = 4 * 4 * ceil_to(6 + 3 * std::max(config.warpgroups, 3), 4),
+            barriers = 3 * config.buffers_q + 4 * config.stages + 9 + 2 * feeds;
+  const int small = ceil_to(ring + ceil_to(4 * config.stages, 8) + 8 * barriers + 4, 16);
+  constexpr int kAlignment = 1024, kRedo = 16 * 96;
+  return ceil_to(q + kv + feeds * feed_bytes + kAlignment + small + (redoes ? kRedo : 0), 128);
 }
 
 }  // namespace attune::codegen

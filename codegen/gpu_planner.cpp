@@ -17,9 +17,11 @@ using runtime::GpuPatch;
 namespace {
 
 // Small problems.
-constexpr int kShortRows = 64;    // queries that a tile of 64 rows holds
+constexpr int kFewRows = 64;      // queries that a tile of 64 rows holds
 constexpr int kSmallCtas = 2;     // CTAs of 4 warps that a multiprocessor has registers for
 constexpr int kFewestBlocks = 2;  // of a split: less is not worth a part in the workspace
+
+constexpr int kShortSequence = 1024;  // tiles are padded much, and memory limits as much as arithmetic
 
 // Whether two heads may keep different keys for one query.
 bool mask_differs_by_head(const Ir& ir) {
@@ -60,7 +62,8 @@ bool reads_by_key(const Lowered& lowered) {
 struct Appetite {
   bool is_small = false;  // a few values for a pair, none kept for keys
   bool is_heavy = false;  // random numbers, or a polynomial for tanh
-  bool is_large = false;  // or tensors are read by key, or the mask is searched: two warpgroups
+  bool reads_by_key = false;
+  bool is_large = false;  // tensors are read by key, or the mask is searched, or random numbers: two warpgroups
 };
 Appetite appetite_of(const Lowered& lowered) {
   std::vector<ValueId> roots = {lowered.score2, lowered.ir.weight, lowered.ir.factor, lowered.ir.mask};
@@ -81,41 +84,45 @@ Appetite appetite_of(const Lowered& lowered) {
   constexpr int kMostOfSmall = 8;
   Appetite appetite;
   appetite.is_heavy = is_random || has_tanh;
-  appetite.is_large = is_random || lowered.bounds.kind == MaskBounds::Kind::kTileMap || reads_by_key(lowered);
+  appetite.reads_by_key = reads_by_key(lowered);
+  appetite.is_large = is_random || lowered.bounds.kind == MaskBounds::Kind::kTileMap || appetite.reads_by_key;
   appetite.is_small = !appetite.is_heavy && !appetite.is_large && !keeps_keys && of_pairs <= kMostOfSmall;
   return appetite;
 }
 
 // sm90: warpgroups of 64 rows. Three have the registers of short programs at small head dims; documents, whose mask is searched, tend to
 // be multiples of 128 long.
-int warpgroups_of_large_tile(const Lowered& lowered, const GpuKernelOptions& options) {
-  return std::max(options.head_dim, options.v_dim) <= 64 && !appetite_of(lowered).is_large ? 3 : 2;
+int warpgroups_of_large_tile(const Appetite& appetite, const GpuKernelOptions& options) {
+  return std::max(options.head_dim, options.v_dim) <= 64 && !appetite.is_large ? 3 : 2;
 }
 
 // sm90: a large tile, by what was measured (docs/notes.md) and what spills nothing. Short sequences at small head dims want tiles of 256
 // rows: 192 of them are padded more, and 64 keys leave less of a diagonal masked. Without a mask, d128 is limited by power, of which 192
 // rows use less: they read K and V less often; one multiprocessor must then have several tiles, or the last ones take too long.
-void set_large_tile(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
-  constexpr int kFewRows = 1024, kFewestTiles = 2;  // of a multiprocessor
+void set_large_tile(const Lowered& lowered, const Appetite& appetite, const GpuKernelOptions& options, const GpuProblem& problem,
+                    GpuConfig& config) {
+  constexpr int kFewestTiles = 2;  // of a multiprocessor
   const int dim = std::max(options.head_dim, options.v_dim);
-  const Appetite appetite = appetite_of(lowered);
+  const bool is_short = problem.q_len <= kShortSequence;
   const auto has_tiles = [&](int rows) {
     return int64_t{ceil_div(problem.q_len, rows)} * problem.batch * problem.heads >= int64_t{kFewestTiles} * problem.multiprocessors;
   };
-  config.warpgroups = warpgroups_of_large_tile(lowered, options);
+  config.warpgroups = warpgroups_of_large_tile(appetite, options);
   config.buffers_q = dim <= 128 ? 2 : 1;
   if (dim <= 64) {
-    config.block_n = appetite.is_small || (appetite.is_large && !appetite.is_heavy) ? 128
-                     : appetite.is_heavy && !appetite.is_large                      ? 80
-                                                                                    : 96;
-    if (appetite.is_small && problem.q_len <= kFewRows && has_tiles(256)) {
+    if (appetite.is_heavy) {
+      config.block_n = appetite.is_large ? 96 : 80;
+    } else {
+      config.block_n = appetite.is_small || appetite.is_large ? 128 : 96;
+    }
+    if (appetite.is_small && is_short && has_tiles(256)) {
       config.warpgroups = 4;
       config.block_n = 64;
       config.stages = 4;
     }
   } else if (dim <= 128) {
     config.block_n = !appetite.is_heavy ? 128 : appetite.is_large ? 80 : 96;
-    if (dim > 96 && appetite.is_small && lowered.bounds.kind == MaskBounds::Kind::kAll && problem.q_len > kFewRows && has_tiles(192)) {
+    if (dim > 96 && appetite.is_small && lowered.bounds.kind == MaskBounds::Kind::kAll && !is_short && has_tiles(192)) {
       config.warpgroups = 3;
       config.block_n = 80;
     }
@@ -213,10 +220,10 @@ void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const
 
 // A problem for which large tiles are wrong: either they are mostly empty, or too few for the multiprocessors. By sizes alone: layouts
 // share one workspace.
-bool is_small(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
+bool is_small(const Appetite& appetite, const GpuKernelOptions& options, const GpuProblem& problem) {
   if (problem.large_tiles) return false;
-  const int64_t tiles = int64_t{ceil_div(problem.q_len, 64 * warpgroups_of_large_tile(lowered, options))} * problem.batch * problem.heads;
-  return problem.q_len <= kShortRows || 2 * tiles < problem.multiprocessors;
+  const int64_t tiles = int64_t{ceil_div(problem.q_len, 64 * warpgroups_of_large_tile(appetite, options))} * problem.batch * problem.heads;
+  return problem.q_len <= kFewRows || 2 * tiles < problem.multiprocessors;
 }
 
 // Splits so that a launch has at most as many CTAs as run at the same time, with blocks shared out as evenly as they can be.
@@ -232,7 +239,7 @@ GpuConfig small_config(const Lowered& lowered, const GpuKernelOptions& options, 
   const bool is_wide = std::max(options.head_dim, options.v_dim) > 192 || options.v_dim > 128;
   GpuConfig config;
   config.skeleton = GpuSkeleton::kSm80;
-  if (group > 1 && problem.q_len < kShortRows && !mask_differs_by_head(lowered.ir)) config.tile_heads = group;
+  if (group > 1 && problem.q_len < kFewRows && !mask_differs_by_head(lowered.ir)) config.tile_heads = group;
   config.warpgroups = 4;
   config.key_warps = int64_t{problem.q_len} * config.tile_heads <= 16 ? 4 : 1;
   config.block_n = config.key_warps == 1 && is_wide ? 32 : 64;
@@ -250,7 +257,8 @@ bool fits_sm90(const GpuProblem& problem, const GpuKernelOptions& options) {
 
 GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
   const int dim = std::max(options.head_dim, options.v_dim);
-  if (is_small(lowered, options, problem)) return small_config(lowered, options, problem);
+  const Appetite appetite = appetite_of(lowered);
+  if (is_small(appetite, options, problem)) return small_config(lowered, options, problem);
   GpuConfig config;
   if (options.arch != "sm_90a" || !fits_sm90(problem, options)) {
     // The table in sm80_forward.cuh.
@@ -261,11 +269,11 @@ GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options
     config.stages = dim <= 96 ? 2 : 1;
     return config;
   }
-  set_large_tile(lowered, options, problem, config);
+  set_large_tile(lowered, appetite, options, problem, config);
   config.stale = lowered.ir.weight_kind == WeightKind::kSoftmax && options.accuracy == Accuracy::kFast;
   if (config.warpgroups == 2) choose_feeds(lowered, options, problem, config);
   // What each thread reads of tensors itself takes registers.
-  if (config.feed_stages == 0 && reads_by_key(lowered)) config.block_n = std::min(config.block_n, dim <= 128 ? 80 : 48);
+  if (config.feed_stages == 0 && appetite.reads_by_key) config.block_n = std::min(config.block_n, dim <= 128 ? 80 : 48);
   // A third tile of Q: short tiles wait for the results of the tile before last to leave shared memory otherwise.
   if (config.buffers_q == 2 && config.feed_stages == 0) config.buffers_q = 3;
   return config;
@@ -328,7 +336,7 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   const int64_t head_bytes = int64_t{problem.k_len} * (options.head_dim + options.v_dim) * kGpuElementBytes;
   int section = section_heads(lowered, problem, head_bytes, problem.batch * tile_heads);
   // Short sequences are limited by memory: with small tiles, all of a head at the same time (d128 at 512: 8 to 11 % faster).
-  constexpr int kShortSequence = 1024, kSmallTile = 128;
+  constexpr int kSmallTile = 128;
   if (problem.q_len <= kShortSequence && config.forward_rows() <= kSmallTile) {
     section = std::min(section, ceil_div(problem.multiprocessors, tiles_m));
   }

@@ -49,7 +49,7 @@ struct Layout {
   static constexpr int kDrained = kFullO + 8 * Config::kBuffersQ;
   static constexpr int kFullF = kDrained + 8, kEmptyF = kFullF + 8 * kFeeders * kFeedStages;
   static constexpr int kRedoCount = kEmptyF + 8 * kFeeders * kFeedStages, kRedo = (kRedoCount + 4 + 15) / 16 * 16;
-  static constexpr int kMaxRedo = kFeeders > 0 || Config::kBuffersQ > 2 ? 96 : 256;  // at most six tiles are on their way, with an entry of each consumer warp
+  static constexpr int kMaxRedo = 96;  // at most six tiles are on their way, with an entry of each of up to 16 consumer warps
   static constexpr int kBytes = kRedo + (Config::kRedoes ? 16 * kMaxRedo : 0);
   // Blocks that a warpgroup may give back unread at once: for more, the producer would wait for it to finish the tile before.
   static constexpr int kMostSkips = Config::kBuffersQ == 1 ? 1 : Config::kStages;
@@ -107,7 +107,8 @@ struct Producer {
 
   DEVICE Producer(const Params& params, Places places) : p(params), at(places) {}
 
-  // Hands a tile to the consumers and the writer, with its key blocks and what each warpgroup knows of the mask. Returns the blocks of all.
+  // Hands a tile to the consumers and the writer, with its key blocks and what each warpgroup knows of the mask: where it begins, and which
+  // blocks are whole. Returns the blocks of all.
   DEVICE Blocks announce(const Tile& tile, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyT, t.place()), t.parity() ^ 1);
     const u32 to = at(L::kTiles) + 4 * L::kWordsT * t.place();
@@ -121,7 +122,7 @@ struct Producer {
       blocks = {__reduce_min_sync(~0u, own.first), __reduce_max_sync(~0u, own.last)};
 #pragma unroll
       for (int wg = 0; wg < Config::kWarpgroups; ++wg) {
-        const int last_block = __shfl_sync(~0u, own.last, wg), begin = __shfl_sync(~0u, full.begin, wg),
+        const int last_block = max(__shfl_sync(~0u, own.last, wg), blocks.last - L::kMostSkips), begin = __shfl_sync(~0u, full.begin, wg),
                   end = __shfl_sync(~0u, full.end, wg);
         if (lane != 0) continue;
         store_shared(to + 24 + 12 * wg, last_block);
@@ -420,7 +421,7 @@ struct Feeder {
       const int4 tile = load_shared_x4(from);
       const int first = load_shared(from + 16);
       int last = load_shared(from + 20);
-      if (Variant::kMask == Mask::kRange) last = max(load_shared(from + 24 + 12 * wg), last - L::kMostSkips);
+      if (Variant::kMask == Mask::kRange) last = load_shared(from + 24 + 12 * wg);
       __syncwarp();
       if (lane == 0) mbarrier_arrive(at(L::kEmptyT, t.place()));
       t.next();
@@ -430,7 +431,7 @@ struct Feeder {
       if constexpr (Variant::kMask == Mask::kSearch) {
         follow_keys(tile.x, u);
       } else {
-        for (int block = max(last, first); block >= first; --block) load(block, tile.x, u);
+        for (int block = last; block >= first; --block) load(block, tile.x, u);
       }
     }
   }
@@ -520,7 +521,7 @@ struct Consumer {
       block = last_block;
       if constexpr (Variant::kMask == Mask::kRange) {
         if (kind == Tile::kEmpty) return;
-        block = max(max(load_shared(from + 24 + 12 * wg), first_block), last_block - L::kMostSkips);
+        block = load_shared(from + 24 + 12 * wg);
         skip_k(last_block - block);
       }
     }
@@ -743,7 +744,7 @@ struct Consumer {
     }
   }
 
-  // The score of a pair, in powers of two. `spread`: kGreatestSpread, by far, if the block's scores are not fit for kNear.
+  // The score of a pair, in powers of two. kNear: `spread` grows, beyond kGreatestSpread if a score of the block is not fit for it.
   template <bool kGuarded, bool kExact>
   DEVICE float score2(float qk, float& spread, int q_idx, int k_idx, int place, const Pair& column, bool keeps) {
     if constexpr (Variant::kNear) {
