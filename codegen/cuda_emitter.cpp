@@ -286,7 +286,7 @@ GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfi
   if (config.skeleton == GpuSkeleton::kSm90) {
     skeleton.vocabulary =
         vocabulary({"ptx_sm90.cuh"}) + wgmma_forward_text(options, config) + vocabulary({"sm90_common.cuh", "sm90_feed.cuh"});
-    skeleton.text = device_source("sm90_forward.cuh");
+    skeleton.text = vocabulary({"sm90_forward_copies.cuh", "sm90_forward.cuh"});
     skeleton.function = "attention_forward_sm90";
   } else {
     skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});

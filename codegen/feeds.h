@@ -37,7 +37,7 @@ int pair_tile_bytes(dsl::ElementType element, int block_n);
 // More are computed by each thread.
 constexpr int kMaxColumnWords = 4;
 
-// What Layout in sm90_forward.cuh adds up to at most. `feed_bytes`: of a stage of a warpgroup.
+// What Layout in sm90_forward_copies.cuh adds up to at most. `feed_bytes`: of a stage of a warpgroup.
 int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes, int feed_bytes);
 // A stage is a multiple of that.
 constexpr int kFeedUnit = 1024;
