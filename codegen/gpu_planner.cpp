@@ -115,7 +115,7 @@ void set_large_tile(const Lowered& lowered, const Appetite& appetite, const GpuK
     } else {
       config.block_n = appetite.is_small || appetite.is_large ? 128 : 96;
     }
-    if (appetite.is_small && is_short && has_tiles(256)) {
+    if (appetite.is_small && lowered.ir.sink == kNoValue && is_short && has_tiles(256)) {  // 112 registers
       config.warpgroups = 4;
       config.block_n = 64;
       config.stages = 4;

@@ -122,7 +122,7 @@ std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig
   const Product dq = {"products_dq", type, kChunk, config.block_n};
   const Operand keys = {config.block_n}, queries = {config.block_m};
   return accumulators({s.count(), dv.count(), dk.count(), dq.count()}) + from_shared(s, keys, queries) + from_shared(dp, keys, queries) +
-         from_registers(dv, kAcross) + from_registers(dk, kAcross) + from_shared(dq, queries, kAcross);
+         from_registers(dv, kAcross) + from_registers(dk, kAcross) + from_shared(dq, queries, kAcross) + stay_above(s.count());
 }
 
 }  // namespace attune::codegen

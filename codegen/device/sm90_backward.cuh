@@ -62,10 +62,10 @@ DEVICE KeyTile key_tile_of(int number, const Params& p) {
 
 // What is said of a step, beside its tiles.
 struct Step {
-  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4, kHeadShift = 3 };  // and the head
-  int block;                                                                 // of queries
-  int number;                                                                // of the block, over all heads
-  int next_h;                                                                // the head of the step behind it
+  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4, kPlain = 8, kHeadShift = 4 };  // and the head. kPlain: see run_plain
+  int block;                                                                            // of queries
+  int number;                                                                           // of the block, over all heads
+  int next_h;                                                                           // the head of the step behind it
   int flags;
   static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
 };
@@ -93,16 +93,21 @@ struct Producer {
     mbarrier_expect_bytes(full, kRows * kChunks * 128 + more_bytes);
     for (int c = 0; c < kChunks; ++c) tma_load_4d(to + c * kRows * 128, map, full, c * L::kChunk, row, h, Config::kPacked ? 0 : tile.b);
   }
-  DEVICE void load_pending(int next_h, bool is_last, const Uniform& u) {
+  DEVICE void load_pending(int next_h, bool is_last, bool is_next_guarded, const Uniform& u) {
     const int head = tile.b * p.heads + pending_h, number = head * p.blocks_m + pending_block;
     const int row = u.first_q + pending_block * L::kM;
     constexpr int kRowBytes = L::kM * 4;
     mbarrier_wait(at(L::kEmptyQ, j.place()), j.parity() ^ 1);
     if (lane == 0) {
-      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT), {pending_block, number, next_h,
-                                                                     pending_flags | (is_last               ? Step::kLast
-                                                                                      : next_h != pending_h ? Step::kChangesHead
-                                                                                                            : 0)});
+      int flags = pending_flags;
+      if (is_last) {
+        flags |= Step::kLast;
+      } else if (next_h != pending_h) {
+        flags |= Step::kChangesHead;
+      } else if (!is_next_guarded && (flags & Step::kGuarded) == 0) {
+        flags |= Step::kPlain;
+      }
+      store_shared_x4(at(L::kSteps) + 16 * (j.count % L::kPlacesT), {pending_block, number, next_h, flags});
       const u32 full = at(L::kFullQ, j.place());
       load<L::kChunksQ, L::kM>(full, at(L::kQ) + j.place() * L::kBytesQ, &p.q_map, row, pending_h, kSoftmax ? kRowBytes : 0);
       if constexpr (kSoftmax) bulk_load(at(L::kLse) + j.place() * kRowBytes, p.lse2 + static_cast<i64>(number) * L::kM, kRowBytes, full);
@@ -118,7 +123,7 @@ struct Producer {
     j.next();
   }
   DEVICE void add_step(int block, bool is_guarded, const Uniform& u) {
-    if (pending_block >= 0) load_pending(u.h, false, u);
+    if (pending_block >= 0) load_pending(u.h, false, is_guarded, u);
     pending_block = block;
     pending_h = u.h;
     pending_flags = u.h << Step::kHeadShift | (is_guarded ? Step::kGuarded : 0);
@@ -176,7 +181,7 @@ struct Producer {
       u = Variant::uniform(p, tile.b, tile.h * group + i);
     }
     if (pending_block < 0) add_step(0, true, u);  // keys that no query keeps: one block, wholly masked
-    load_pending(0, true, u);
+    load_pending(0, true, true, u);
   }
 };
 
@@ -348,7 +353,9 @@ struct Consumer {
   }
   template <bool kGuarded>
   DEVICE void weights_of(float (&s)[kS], const RowValues& lse) {
-    if constexpr (!kSigmoid) {
+    if constexpr (!Variant::kFromWeight) {
+      return;
+    } else if constexpr (!kSigmoid) {
       weights_by<kGuarded, Form::kWeight>(s, lse);
     } else if (Config::kFast && is_fast) {
       weights_by<kGuarded, Form::kTanh>(s, lse);
@@ -356,14 +363,13 @@ struct Consumer {
       weights_by<kGuarded, Form::kExact>(s, lse);
     }
   }
+  // Most whole blocks are in plain steps. The branch stays: without it ptxas begins too much at once, and spills.
   DEVICE bool is_guarded() const { return flags & Step::kGuarded; }
   DEVICE void weights(float (&s)[kS], const RowValues& lse) {
-    if constexpr (Variant::kFromWeight) {
-      if (is_guarded()) {
-        weights_of<true>(s, lse);
-      } else {
-        weights_of<false>(s, lse);
-      }
+    if (is_guarded()) {
+      weights_of<true>(s, lse);
+    } else {
+      weights_of<false>(s, lse);
     }
   }
 
@@ -452,6 +458,72 @@ struct Consumer {
     end_adding(late, i);
   }
 
+  // P and dS as operands, dS for all warpgroups too.
+  template <bool kPlain>
+  DEVICE void make_operands(float (&s)[kS], float (&dp)[kS], const RowValues& deltas, u32 (&w)[kW], u32 (&dw)[kW]) {
+    if constexpr (kPlain) {
+      derivatives_of<false>(s, dp, deltas);
+    } else {
+      derivatives(s, dp, deltas);
+    }
+    convert(dp, dw);
+    store_ds(dw);
+    convert(s, w);
+    publish_ds();
+  }
+  // dV and dK of this step, dQ of the one before, S and dP of the next, its weights under dP.
+  template <bool kPlain>
+  DEVICE void go_on(float (&dk)[kDK], float (&dv)[kDV], float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas,
+                    const u32 (&w)[kW], const u32 (&dw)[kW]) {
+    const Ring<L::kPlacesS> late = {j.count - 1};
+    float dq[32];
+    issue_dv(dv, w);
+    wait_ds(late);
+    issue_dq(dq, late, 0);
+    issue_dk(dk, dw);
+    wait_products<2>(dv);
+    release(at(L::kEmptyO, j.place()));
+#pragma unroll
+    for (int i = 1; i < L::kUnitsOfOne; ++i) {
+      wait_products<1>(dq);
+      add_late_dq(dq, late, of_step(late.count, Step::kNumber), i - 1);
+      issue_dq(dq, late, i);
+    }
+    j.next();
+    issue_s(s);
+    const int number = of_step(late.count, Step::kNumber);
+    if constexpr (L::kUnitsOfOne == 1) {
+      wait_products<2>(dq);
+    } else {
+      wait_products<1>(dq, dk);
+    }
+    add_late_dq(dq, late, number, L::kUnitsOfOne - 1);
+    wait_products<1>(dk);
+    release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
+    issue_dp(dp);
+    flags = of_step(j.count, Step::kFlags);
+    read_ahead(lse, lse_address());
+    wait_products<1>(s);
+    if constexpr (kPlain) {
+      weights_of<false>(s, lse);
+      if constexpr (Variant::kFromWeight && !kReadsAhead) stay_above(s, p.tiles);  // reading ahead does the same
+    } else {
+      weights(s, lse);
+    }
+    read_ahead(deltas, delta_address());
+    wait_products<0>(s, dp);
+  }
+  // Steps between whole blocks of one head, most of all: without branches, so that the compiler orders them as one.
+  DEVICE void run_plain(float (&dk)[kDK], float (&dv)[kDV], float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas) {
+#pragma unroll 1
+    while (flags & Step::kPlain) {
+      forget_addresses();
+      u32 w[kW], dw[kW];
+      make_operands<true>(s, dp, deltas, w, dw);
+      go_on<true>(dk, dv, s, dp, lse, deltas, w, dw);
+    }
+  }
+
   DEVICE void run(const KeyTile& tile) {
     float dk[kDK], dv[kDV], s[kS], dp[kS];
     RowValues lse, deltas;
@@ -475,20 +547,16 @@ struct Consumer {
     read_ahead(deltas, delta_address());
     wait_products<0>(s, dp);
     for (;;) {
+      run_plain(dk, dv, s, dp, lse, deltas);
       forget_addresses();
       u32 w[kW], dw[kW];
-      float dq[32];
-      derivatives(s, dp, deltas);
-      convert(dp, dw);
-      store_ds(dw);
-      convert(s, w);
-      publish_ds();
-      const Ring<L::kPlacesS> late = {j.count - 1};
+      make_operands<false>(s, dp, deltas, w, dw);
       if (flags & Step::kLast) {
+        float dq[32];
         issue_dv(dv, w);
         issue_dk(dk, dw);
         wait_products<0>(dv, dk);
-        if (j.count > 0) finish_dq(dq, late);
+        if (j.count > 0) finish_dq(dq, {j.count - 1});
         finish_dq(dq, {j.count});
         break;
       }
@@ -496,36 +564,7 @@ struct Consumer {
         flush_head();
         set_head(uniform.b, of_step(j.count, Step::kNextH));
       }
-      issue_dv(dv, w);
-      wait_ds(late);
-      issue_dq(dq, late, 0);
-      issue_dk(dk, dw);
-      wait_products<2>(dv);
-      release(at(L::kEmptyO, j.place()));
-#pragma unroll
-      for (int i = 1; i < L::kUnitsOfOne; ++i) {
-        wait_products<1>(dq);
-        add_late_dq(dq, late, of_step(late.count, Step::kNumber), i - 1);
-        issue_dq(dq, late, i);
-      }
-      j.next();
-      issue_s(s);
-      const int number = of_step(late.count, Step::kNumber);
-      if constexpr (L::kUnitsOfOne == 1) {
-        wait_products<2>(dq);
-      } else {
-        wait_products<1>(dq, dk);
-      }
-      add_late_dq(dq, late, number, L::kUnitsOfOne - 1);
-      wait_products<1>(dk);
-      release(at(L::kEmptyQ, Ring<Config::kStages>{j.count - 1}.place()));
-      issue_dp(dp);
-      flags = of_step(j.count, Step::kFlags);
-      read_ahead(lse, lse_address());
-      wait_products<1>(s);
-      weights(s, lse);
-      read_ahead(deltas, delta_address());
-      wait_products<0>(s, dp);
+      go_on<false>(dk, dv, s, dp, lse, deltas, w, dw);
     }
     flush_head();
     finish(dk, dv);

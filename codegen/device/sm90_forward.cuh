@@ -61,8 +61,8 @@ struct Consumer {
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
   int block, first_block;
-  bool is_last_block, is_full_block;  // kSearch
-  KeyRange full;                      // blocks of which all rows of the warpgroup keep all keys
+  bool is_last_block;  // kSearch
+  KeyRange full;       // blocks of which all rows of the warpgroup keep all keys
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
@@ -152,7 +152,6 @@ struct Consumer {
       const int word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
       is_last_block = word & 2;
-      is_full_block = word & 1;
     }
   }
   // Asks for the K and V of the next step while this one's S is on its way.
@@ -177,10 +176,6 @@ struct Consumer {
     }
   }
   DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
-  DEVICE bool is_masked() const {
-    if (Variant::kMask == Mask::kSearch) return !is_full_block;
-    return block < full.begin || block >= full.end;
-  }
 
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
 
@@ -266,7 +261,7 @@ struct Consumer {
     for_each<kGuarded>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool keeps) {
       if constexpr (kForm == Form::kTanh) {
         const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
-        s[i] = keeps ? fmaf(tanh_approx(half), 0.5f, 0.5f) : 0.0f;
+        s[i] = fmaf(tanh_approx(keeps ? half : -kInfinity), 0.5f, 0.5f);
       } else {
         const float x = Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, rows[place], column, keeps);
         if constexpr (kForm == Form::kSmall) {
@@ -274,7 +269,7 @@ struct Consumer {
           stats.sum[place] = fmaf(u, u, stats.sum[place]);
           s[i] = fmaf(-u, u, u);
         } else {
-          s[i] = keeps ? sigmoid_log2(x) : 0.0f;
+          s[i] = sigmoid_log2(keeps ? x : -kInfinity);
         }
       }
     });
@@ -282,25 +277,15 @@ struct Consumer {
   // The weights lie about the sigmoid of the score's constant part. Masked blocks that are not fit for kTanh, and tiles to be done again,
   // are few: they share the exact form, so that there are fewer copies to compile.
   static constexpr float kLeastCenter = -8.5f;
-  DEVICE void sigmoid(float (&s)[kS], bool masked, int works) {
-    if constexpr (!Config::kFast) {
-      if (!masked && works) {
-        sigmoid_weights<false, Form::kExact>(s);
-      } else if (works) {
-        sigmoid_weights<true, Form::kExact>(s);
-      }
-    } else {
-      const bool fits_tanh = Variant::center(p, uniform) >= kLeastCenter, is_plain = !masked && kind == Tile::kWork && works;
-      if (is_plain && fits_tanh) {
-        sigmoid_weights<false, Form::kTanh>(s);
-      } else if (is_plain) {
-        sigmoid_weights<false, Form::kSmall>(s);
-      } else if (Variant::kMask != Mask::kAll && fits_tanh && kind == Tile::kWork && works) {
-        sigmoid_weights<true, Form::kTanh>(s);
-      } else if (works) {
-        sigmoid_weights<true, Form::kExact>(s);
-      }
+  // Whole blocks: code of its own for each form, without a branch. All other weights have one.
+  static constexpr bool kHasTanh = kSigmoid && Config::kFast;
+  static constexpr Form kPlain = kHasTanh ? Form::kSmall : Form::kExact;  // where tanh is wrong
+  DEVICE bool takes_tanh() const { return Variant::center(p, uniform) >= kLeastCenter; }
+  DEVICE void masked_sigmoid(float (&s)[kS]) {
+    if constexpr (kHasTanh && Variant::kMask != Mask::kAll) {
+      if (takes_tanh() && kind == Tile::kWork) return sigmoid_weights<true, Form::kTanh>(s);
     }
+    sigmoid_weights<true, Form::kExact>(s);
   }
 
   DEVICE static float over_row(float x, bool is_max) {
@@ -335,9 +320,10 @@ struct Consumer {
     stats = {{-kInfinity, -kInfinity}, {0.0f, 0.0f}};
     needs_exact = true;
   }
-  // exp2(score2 - reference) and the sums, the reference being the greatest score so far. `scale` is what O has to be multiplied with.
+  // exp2(score2 - reference) and the sums, the reference being the greatest score so far. `scale` is what O has to be multiplied with; where
+  // a tile begins it stays, O being that of the tile before.
   template <bool kGuarded>
-  DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2]) {
+  DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2], bool begins) {
     float greatest[2] = {-kInfinity, -kInfinity}, spread = 0.0f;
     float qk[Variant::kFactorOfScore ? kS : 1];
     if (Variant::kFactorOfScore) {
@@ -354,8 +340,9 @@ struct Consumer {
     for (int place = 0; place < 2; ++place) {
       const float m = fmaxf(over_row(greatest[place], true), stats.reference[place]);
       subtracted[place] = m == -kInfinity ? 0.0f : m;
-      scale[place] = exp2_approx(stats.reference[place] - subtracted[place]);
-      stats.sum[place] *= scale[place];
+      const float shrinks = exp2_approx(stats.reference[place] - subtracted[place]);
+      if (!begins) scale[place] = shrinks;
+      stats.sum[place] *= shrinks;
       stats.reference[place] = m;
     }
     // The next block most likely is as this one was.
@@ -397,31 +384,37 @@ struct Consumer {
     return true;
   }
 
-  // The weights of a block, but for convert(); nothing if `works` is 0. True if O has to be scaled by `scale`.
-  DEVICE bool weights(float (&s)[kS], float (&scale)[2], int works) {
-    const bool masked = is_masked();
+  // The weights of a whole block, but for convert(); kForm: of a sigmoid. True if O has to be scaled by `scale`.
+  template <Form kForm>
+  DEVICE bool plain_weights(float (&s)[kS], float (&scale)[2]) {
     if constexpr (kSigmoid) {
-      sigmoid(s, masked, works);
-      return false;
+      sigmoid_weights<false, kForm>(s);
     } else if constexpr (!kSoftmax) {
-      if (!masked && works) {
-        pointwise<false>(s);
-      } else if (works) {
-        pointwise<true>(s);
-      }
-      return false;
+      pointwise<false>(s);
     } else if constexpr (Config::kStale) {
-      if (!masked && !needs_exact && kind == Tile::kWork && works) return softmax_stale(s, scale);
-      if (works) softmax_exact<true>(s, scale);
-      return true;
+      return softmax_stale(s, scale);
     } else {
-      if (!masked && works) {
-        softmax_exact<false>(s, scale);
-      } else if (works) {
-        softmax_exact<true>(s, scale);
-      }
-      return true;
+      softmax_exact<false>(s, scale, false);
     }
+    return kSoftmax;
+  }
+  // Those of any block; nothing if `works` is 0. Whole blocks come here where a tile begins: without a mask that is a part of short
+  // sequences, else the block most likely is masked, and a second copy would only take time to compile.
+  DEVICE bool weights(float (&s)[kS], float (&scale)[2], bool begins, int works) {
+    if (!works) return kSoftmax;
+    if constexpr (kSoftmax) {
+      softmax_exact<true>(s, scale, begins);
+    } else if (Variant::kMask == Mask::kAll && kind == Tile::kWork && block < full.end) {
+      if constexpr (kHasTanh) {
+        if (takes_tanh()) return plain_weights<Form::kTanh>(s, scale);
+      }
+      return plain_weights<kPlain>(s, scale);
+    } else if constexpr (kSigmoid) {
+      masked_sigmoid(s);
+    } else {
+      pointwise<true>(s);
+    }
+    return kSoftmax;
   }
 
   static DEVICE void convert(const float (&s)[kS], u32 (&w)[kP]) {
@@ -491,12 +484,59 @@ struct Consumer {
     release_tile(back);
   }
 
+  // The next block is whole and of the tile at hand, which needs no care.
+  DEVICE bool is_next_plain() {
+    if constexpr (Variant::kMask == Mask::kSearch) {
+      if (is_last_block) return false;
+      mbarrier_wait_if(!seen_k, at(L::kFullK, k.place()), k.parity());
+      seen_k = 1;
+      return load_shared(at(L::kBlocks) + 4 * k.place()) & 1;
+    } else {
+      return block > max(first_block, full.begin) && block <= full.end;
+    }
+  }
+  // The steps of such blocks, most of all: without branches, so that the compiler orders them as one.
+  template <Form kForm>
+  DEVICE void run_plain_as(float (&s)[kS], float (&o)[kO], u32 (&w)[kP], float (&scale)[2]) {
+#pragma unroll 1
+    while (is_next_plain()) {
+      if (Variant::kMask != Mask::kSearch) --block;
+      wait_k(1);
+      issue_qk(s);
+      mbarrier_wait_if(!seen_v, at(L::kFullV, v.place()), v.parity());
+      issue_pv(o, w, 1);
+      look_ahead(1, 1);
+      wait_products<1>(s);
+      mbarrier_arrive_if(lane == 0, at(L::kEmptyK, k.place()));
+      k.next();
+      wait_fed(1);
+      const bool scales = plain_weights<kForm>(s, scale);
+      stay_above(s, p.tiles);
+      release_fed(1);
+      wait_products<0>(o);
+      mbarrier_arrive_if(lane == 0, at(L::kEmptyV, v.place()));
+      v.next();
+      if (kSoftmax && scales) {
+#pragma unroll
+        for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
+      }
+      convert(s, w);
+    }
+  }
+
+  DEVICE void run_plain(float (&s)[kS], float (&o)[kO], u32 (&w)[kP], float (&scale)[2]) {
+    if constexpr (kHasTanh) {
+      if (takes_tanh()) return run_plain_as<Form::kTanh>(s, o, w, scale);
+    }
+    run_plain_as<kPlain>(s, o, w, scale);
+  }
+
   // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V. Where a stream starts the P V
   // is of nothing, and where it stops the S: such results are thrown away, so that there is one copy of the code.
   DEVICE void run() {
     float s[kS], o[kO];
     u32 w[kP];
-    float scale[2], inverse[2];
+    float scale[2];
 #pragma unroll
     for (int i = 0; i < kP; ++i) w[i] = 0;
 #pragma unroll
@@ -516,6 +556,8 @@ struct Consumer {
         fetch_tile();
         continue;
       }
+      if (accumulates && kind == Tile::kWork && !(Config::kStale && needs_exact))
+        run_plain(s, o, w, scale);
       const bool ends = !had || ends_tile();  // the next block is of another tile
       const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
       int works = 1;  // 0: the stream stops, there is no next block
@@ -534,7 +576,7 @@ struct Consumer {
       mbarrier_wait_if(had & ~seen_v, at(L::kFullV, v.place()), v.parity());
       issue_pv(o, w, accumulates);
       if (ends) {
-        if (had) close_tile(2, sinks, inverse);
+        if (had) close_tile(2, sinks, scale);
         start_rows();
       }
       look_ahead(works, had);
@@ -542,7 +584,7 @@ struct Consumer {
       mbarrier_arrive_if(works & (lane == 0), at(L::kEmptyK, k.place()));
       k.count += works;
       wait_fed(works);
-      const bool scales = weights(s, scale, works);
+      const bool scales = weights(s, scale, ends, works);
       stay_above(s, p.tiles);
       release_fed(works);
       wait_products<0>(o);
@@ -551,7 +593,7 @@ struct Consumer {
       if (Config::kBuffersQ > 1) skip_late();
       if (kSoftmax && (ends || scales)) {
 #pragma unroll
-        for (int i = 0; i < kO; ++i) o[i] *= ends ? inverse[i / 2 % 2] : scale[i / 2 % 2];
+        for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
       }
       if (ends) {
         if (had) finish_tile(o, works ? (q.count + Config::kBuffersQ - 1) % Config::kBuffersQ : q.place(), 2);
