@@ -89,8 +89,8 @@ bool BackwardVariant::has_row_gradients() const {
 }
 
 bool BackwardVariant::is_prepared() const {
-  const bool clears = !deterministic_ && has_gradients(), has_turns = deterministic_ && config_.skeleton == GpuSkeleton::kSm90;
-  return is_softmax() || clears || has_turns;
+  const bool clears = !deterministic_ && has_gradients(), has_sums = config_.skeleton == GpuSkeleton::kSm90;
+  return is_softmax() || clears || has_sums;
 }
 
 bool BackwardVariant::has_gradients() const {

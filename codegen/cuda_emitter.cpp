@@ -297,11 +297,11 @@ GpuSkeletonText forward_skeleton(const GpuKernelOptions& options, const GpuConfi
 }
 
 // What its kernels are called.
-GpuSkeletonText backward_functions(const GpuKernelOptions& options, const GpuConfig& config) {
+GpuSkeletonText backward_functions(const GpuConfig& config) {
   GpuSkeletonText skeleton;
   skeleton.prepare = "attention_backward_prepare";
   if (config.skeleton == GpuSkeleton::kSm90) {
-    if (options.deterministic) skeleton.prepare = "attention_backward_prepare_turns";
+    skeleton.prepare = "attention_backward_prepare_sm90";
     skeleton.function = "attention_backward_sm90";
     skeleton.finish = "attention_backward_finish";
   } else {
@@ -312,7 +312,7 @@ GpuSkeletonText backward_functions(const GpuKernelOptions& options, const GpuCon
 }
 
 GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
-  GpuSkeletonText skeleton = backward_functions(options, config);
+  GpuSkeletonText skeleton = backward_functions(config);
   if (config.skeleton == GpuSkeleton::kSm90) {
     skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_backward_text(options, config) + vocabulary({"sm90_common.cuh"});
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_turns.cuh", "sm90_backward.cuh"});
@@ -355,7 +355,7 @@ std::string emit_gpu_variant(const Lowered& lowered, const GpuKernelOptions& opt
 
 std::string emit_gpu_backward_variant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config) {
   const GeneratedBackward generated(lowered, options, config);
-  return generated.structs() + generated.kernels(backward_functions(options, config));
+  return generated.structs() + generated.kernels(backward_functions(config));
 }
 
 GpuKernel emit_gpu_forward(const Lowered& lowered, const std::string& program, const GpuKernelOptions& options, const GpuConfig& config) {

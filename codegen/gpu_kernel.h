@@ -75,7 +75,7 @@ struct GpuKernel {
   size_t part_bytes = 0;           // sm80 forward: what one of several splits of a tile leaves in the workspace
   // Backward: kernels of the same source and arguments around `name`, in this order; one whose name is empty has nothing to do. `prepare`
   // and `finish` run CTAs of `side_threads` threads, one for each block of block_m queries of each head and batch, and at least one.
-  std::string prepare_name;  // lse2 and delta, zeros in the gradients of parameters
+  std::string prepare_name;  // lse2 and delta, zeros in the gradients of parameters and in sums of dq
   std::string queries_name;  // sm80: dq, with the threads and shared memory of `name`, which has dk and dv; a CTA has 16 queries a warp
   std::string finish_name;   // sm90: dq from its sums; the gradients of rows
   std::string sums_name;     // deterministic: gradients of parameters from their sums; threads take turns at the elements

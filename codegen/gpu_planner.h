@@ -62,7 +62,7 @@ GpuConfig quick_config();
 
 runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options, const GpuConfig& config,
                                   const GpuProblem& problem);
-// Its workspace is its own: a forward pass must not use the same memory, since the sums of dQ are zero between calls.
+// Its workspace is its own: a forward pass must not use the same memory, since counters and exact sums of gradients are zero between calls.
 runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kernel, const GpuKernelOptions& options,
                                    const GpuConfig& config, const GpuProblem& problem);
 

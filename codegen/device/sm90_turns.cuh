@@ -76,12 +76,6 @@ DEVICE void prepare_turns(const Arguments& p) {
   }
 }
 
-template <typename Config, typename Variant>
-DEVICE void attention_backward_prepare_turns(const Params& p) {
-  prepare_turns<Config, Variant>(p);
-  attention_backward_prepare<Config, Variant>(p);
-}
-
 // kSearch, behind the prepare kernel, by the warp that knows the extent of a block of queries.
 template <typename Config, typename Variant, typename Arguments, typename Extent, typename Uniform>
 DEVICE void search_meetings(const Arguments& p, const Uniform& u, const Extent& rows, int block) {

@@ -142,7 +142,7 @@ struct Variant {
 };
 
 extern "C" __global__ __launch_bounds__(128, 1) void capped_backward_prepare(GRID_CONSTANT const Params p) {
-  attention_backward_prepare<Config, Variant>(p);
+  attention_backward_prepare_sm90<Config, Variant>(p);
 }
 
 extern "C" __global__ __launch_bounds__(384, 1) void capped_backward(GRID_CONSTANT const Params p) {

@@ -140,7 +140,7 @@ struct Variant {
 };
 
 extern "C" __global__ __launch_bounds__(128, 1) void documents_backward_prepare(GRID_CONSTANT const Params p) {
-  attention_backward_prepare<Config, Variant>(p);
+  attention_backward_prepare_sm90<Config, Variant>(p);
 }
 
 extern "C" __global__ __launch_bounds__(128, 1) void documents_backward_extents(GRID_CONSTANT const Params p) {

@@ -111,6 +111,10 @@ struct Variant {
   }
 };
 
+extern "C" __global__ __launch_bounds__(128, 1) void flash_sigmoid_backward_prepare(GRID_CONSTANT const Params p) {
+  attention_backward_prepare_sm90<Config, Variant>(p);
+}
+
 extern "C" __global__ __launch_bounds__(384, 1) void flash_sigmoid_backward(GRID_CONSTANT const Params p) {
   attention_backward_sm90<Config, Variant>(p);
 }

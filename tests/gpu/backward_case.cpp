@@ -93,10 +93,9 @@ BackwardCase BackwardCase::of_turns(const Case& c, size_t problem) {
   config.warpgroups = 1;
   codegen::GpuSkeletonText skeleton;
   skeleton.vocabulary = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "codegen/device/sm90_common.cuh");
-  skeleton.text = "template <typename Config, typename Variant>\nDEVICE void attention_backward_prepare(const Params&) {}\n" +
-                  codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "codegen/device/sm90_turns.cuh") +
+  skeleton.text = codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "codegen/device/sm90_turns.cuh") +
                   codegen::read_file(std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests/gpu/turns_check.cuh");
-  skeleton.prepare = "attention_backward_prepare_turns";
+  skeleton.prepare = "prepare_turns";
   skeleton.function = "record_turns";
   skeleton.finish = "check_turns";
   return {c, problem, config, options_of(c, problem, true), &skeleton};

@@ -270,7 +270,8 @@ TEST(CudaBackward, KernelsOfEachSkeleton) {
             "test_backward_prepare test_backward  test_backward_finish");
   EXPECT_EQ(sm80.prepare_name + " " + sm80.name + " " + sm80.queries_name + " " + sm80.finish_name,
             "test_backward_prepare test_backward_keys test_backward_queries ");
-  EXPECT_EQ(emitted(pointwise, GpuConfig{}).prepare_name, "");
+  EXPECT_EQ(emitted(pointwise, GpuConfig{}).prepare_name, "test_backward_prepare");
+  EXPECT_EQ(emitted(pointwise, sm80_config()).prepare_name, "");
   EXPECT_EQ(
       emitted(attention("m: i32[k_len]", "  score = qk\n  mask = m[k_idx] == 0\n  weights = softmax(score)"), GpuConfig{}).extents_name,
       "test_backward_extents");
