@@ -25,7 +25,7 @@ test: dependencies
 # What ships: build/release/attune is one file that needs only the C library.
 release: dependencies
 	cmake --preset release
-	cmake --build --preset release --target attune_cli attune_demo attune_cpu_bench
+	cmake --build --preset release --target attune_cli attune_demo
 
 # Fewer random programs than `make test`, each many times slower.
 asan: dependencies
@@ -54,6 +54,7 @@ tidy: ci-dependencies
 
 # The table of the README; needs bench/requirements.txt in the Python at hand.
 bench: release
+	cmake --build --preset release --target attune_cpu_bench
 	python3 bench/cpu_attention.py --readme
 
 clean:

@@ -26,7 +26,7 @@ namespace {
 const testing::Environment* const kOwnCache = testing::AddGlobalTestEnvironment(new OwnCache());
 
 constexpr uint64_t kDefaultSeed = 1;
-constexpr uint64_t kDefaultCount = 500;
+constexpr uint64_t kDefaultCount = 300;
 constexpr int kMaxShrinkRuns = 300;
 
 uint64_t number_of(const char* variable, uint64_t otherwise) {
