@@ -50,14 +50,17 @@ struct KeyTile {
   int n, h, b;
 };
 
-// The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache.
+// The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache. Deterministic: the last
+// blocks come first, see sm90_turns.cuh.
+template <typename Config>
 DEVICE KeyTile key_tile_of(int number, const Params& p) {
   const int of_section = p.section_heads * p.blocks_n;
   const int section = number / of_section, rest = number % of_section;
   const int first_head = section * p.section_heads;
   const int heads = min(p.section_heads, p.batch * p.kv_heads - first_head);
   const int head = first_head + rest % heads;
-  return {rest / heads, head % p.kv_heads, head / p.kv_heads};
+  const int n = rest / heads;
+  return {Config::kDeterministic ? p.blocks_n - 1 - n : n, head % p.kv_heads, head / p.kv_heads};
 }
 
 // What is said of a step, beside its tiles.
@@ -162,7 +165,7 @@ struct Producer {
   // The same in the order in which turns come.
   DEVICE void add_head_by_turns(const Uniform& u) {
     const bool all_keys = (tile.n + 1) * L::kN <= u.k_len;
-    for_each_meeting<Config, Variant>(p, u.b * p.heads + u.h, u.q_len, tile.n, [&](int block, int, bool is_full) {
+    for_each_meeting<Config, Variant>(p, u.b * p.heads + u.h, u.q_len, u.k_len, tile.n, [&](int block, int, bool is_full) {
       add_step(block, !all_keys || !is_full || (block + 1) * L::kM > u.q_len, u);
     });
   }
@@ -638,7 +641,7 @@ DEVICE void attention_backward_sm90(const Params& p) {
   const int wg = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
   int number = blockIdx.x;
   if constexpr (Config::kDeterministic) number = draw_ticket(at(L::kSteps), p);
-  const KeyTile tile = key_tile_of(number, p);
+  const KeyTile tile = key_tile_of<Config>(number, p);
   if constexpr (Config::kPacked) {
     if (tile.n * L::kN >= Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads)).k_len) return;
   }

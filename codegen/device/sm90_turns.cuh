@@ -1,6 +1,6 @@
-// Deterministic: CTAs add to the sums of dQ in a fixed order, that of their keys. Each block of queries of a head has a turn, the number of
-// blocks of keys up to the last one that has added to it. A block of keys waits for its predecessor, the greatest lower one that meets the
-// same queries, and its CTA has a lower ticket: tickets are drawn as CTAs start, so whoever is waited for is at work or done.
+// Deterministic: CTAs add to the sums of dQ in a fixed order, the last keys first. Each block of queries of a head has a turn, 1 + the last
+// block of keys that has added to it. A block of keys waits for its predecessor, the next greater one that meets the same queries, and its
+// CTA has a lower ticket: tickets are drawn as CTAs start, so whoever is waited for is at work or done.
 //
 // Two warps of the producer's warpgroup see to it, and know all steps by themselves:
 //
@@ -92,31 +92,30 @@ DEVICE void search_meetings(const Arguments& p, const Uniform& u, const Extent& 
   });
 }
 
-// Calls f(block, turn, is_full) for the blocks of queries of a head that block n of keys meets, by all lanes of a warp: the last one first, so that
-// CTAs of a causal mask, which start together, add to the same block one after the other, and those of a window find their turn come.
+// Calls f(block, turn, is_full) for the blocks of queries of a head that block n of keys meets, by all lanes of a warp, in ascending order:
+// CTAs of a causal mask or a window, which start together, each begin at their own diagonal and find their turn come from then on.
 // turn: the block's when the predecessor has added, 0 if there is none. is_full: all pairs that there are are kept, if both are whole.
 template <typename Config, typename Variant, typename Arguments, typename Function>
-DEVICE void for_each_meeting(const Arguments& p, int head, int q_len, int n, const Function& f) {
-  const int count = (q_len + Config::kBlockM - 1) / Config::kBlockM;
+DEVICE void for_each_meeting(const Arguments& p, int head, int q_len, int k_len, int n, const Function& f) {
+  const int count = (q_len + Config::kBlockM - 1) / Config::kBlockM, last_n = (k_len + Config::kBlockN - 1) / Config::kBlockN - 1;
   if constexpr (Variant::kMask == Mask::kAll) {
-    for (int block = count - 1; block >= 0; --block) f(block, n, true);
+    for (int block = 0; block < count; ++block) f(block, n < last_n ? n + 2 : 0, true);
   } else {
     const int lane = threadIdx.x % kWarp, words = words_of_row(p), own = n / kWarp;
     const Span span = *span_of(p.spans, head, n, p);
     const Meetings* const rows = reinterpret_cast<const Meetings*>(p.meetings) + static_cast<i64>(head) * p.blocks_m * words;
-    for (int base = (min(span.end, count) - 1) / kWarp * kWarp; span.begin < span.end && base + kWarp > span.begin; base -= kWarp) {
+    for (int base = span.begin / kWarp * kWarp; span.begin < span.end && base < min(span.end, count); base += kWarp) {
       const int block = base + lane;
       const Meetings* const row = rows + static_cast<i64>(block) * words;
       const Meetings found = block < count ? row[own] : Meetings{0, 0};
       const bool meets = found.some >> n % kWarp & 1;
       const u32 full = __ballot_sync(~0u, found.all >> n % kWarp & 1);
-      u32 bits = found.some & ((1u << n % kWarp) - 1);
+      u32 bits = found.some & (~1u << n % kWarp);
       int word = own;
-      while (meets && bits == 0 && word > 0) bits = row[--word].some;
-      const int turn = bits == 0 ? 0 : word * kWarp + kWarp - __clz(bits);
-      for (u32 left = __ballot_sync(~0u, meets); left != 0;) {
-        const int place = kWarp - 1 - __clz(left);
-        left ^= 1u << place;
+      while (meets && bits == 0 && word < last_n / kWarp) bits = row[++word].some;
+      const int turn = bits == 0 ? 0 : word * kWarp + __ffs(bits);
+      for (u32 left = __ballot_sync(~0u, meets); left != 0; left &= left - 1) {
+        const int place = __ffs(left) - 1;
         f(base + place, __shfl_sync(~0u, turn, place), (full >> place & 1) != 0);
       }
     }
@@ -139,11 +138,14 @@ struct Turns {
   template <typename Function>
   DEVICE void for_each(const Function& f) {
     const int group = p.heads / p.kv_heads;
-    int q_len = p.q_len;
-    if constexpr (Config::kPacked) q_len = p.cu_q[b + 1] - p.cu_q[b];
+    int q_len = p.q_len, k_len = p.k_len;
+    if constexpr (Config::kPacked) {
+      q_len = p.cu_q[b + 1] - p.cu_q[b];
+      k_len = p.cu_k[b + 1] - p.cu_k[b];
+    }
     for (int i = 0; i < group; ++i) {
       const int head = b * p.heads + kv_h * group + i;
-      for_each_meeting<Config, Variant>(p, head, q_len, n, [&](int block, int turn, bool) { f(head * p.blocks_m + block, turn); });
+      for_each_meeting<Config, Variant>(p, head, q_len, k_len, n, [&](int block, int turn, bool) { f(head * p.blocks_m + block, turn); });
     }
   }
 

@@ -1,5 +1,5 @@
 // Instead of a backward pass: what for_each_meeting (codegen/device/sm90_turns.cuh) says to each block of keys, written into p.dq_sum, and
-// then whether every pair that is kept has its turn, and each turn is that of the block of keys before.
+// then whether every pair that is kept has its turn, and each turn is that of the next block of keys.
 
 template <typename Config, typename Variant, typename Uniform>
 DEVICE bool keeps(const Params& p, const Uniform& u, int q, int k) {
@@ -22,12 +22,12 @@ DEVICE void record_all(const Arguments& p) {
     const int h = kv_head % p.kv_heads * group + i, head = b * p.heads + h;
     const auto u = Variant::uniform(p, b, h);
     if (n * Config::kBlockN >= u.k_len) return;
-    int above = 0x7FFFFFFF;
-    for_each_meeting<Config, Variant>(p, head, u.q_len, n, [&](int block, int turn, bool is_full) {
-      if (threadIdx.x == 0) p.dq_sum[(static_cast<i64>(head) * p.blocks_m + block) * p.blocks_n + n] = block < above ? turn + 1 : -1;
+    int below = -1;
+    for_each_meeting<Config, Variant>(p, head, u.q_len, u.k_len, n, [&](int block, int turn, bool is_full) {
+      if (threadIdx.x == 0) p.dq_sum[(static_cast<i64>(head) * p.blocks_m + block) * p.blocks_n + n] = block > below ? turn + 1 : -1;
       const int q = block * Config::kBlockM, k = n * Config::kBlockN;
       if (is_full && q < u.q_len && !keeps_all<Config, Variant>(p, u, q, k)) p.turns[head * p.blocks_m + block] = -1;
-      above = block;
+      below = block;
     });
   }
 }
@@ -45,7 +45,7 @@ DEVICE void check_all(const Arguments& p) {
   float* const row = p.dq_sum + static_cast<i64>(blockIdx.x) * p.blocks_n;
   bool is_right = p.turns[blockIdx.x] == 0;
   int last = 0;
-  for (int n = 0; n < p.blocks_n; ++n) {
+  for (int n = p.blocks_n - 1; n >= 0; --n) {
     const int said = static_cast<int>(row[n]);
     bool keeps_any = false;
     for (int q = block * Config::kBlockM; q < min((block + 1) * Config::kBlockM, u.q_len); ++q) {
