@@ -98,7 +98,9 @@ int64_t place_sums(const Ir& ir, const GpuProblem& problem, Workspace& workspace
 }
 
 // Heads of keys at work together: fewer than in the forward pass, since sums of dQ want room in the second-level cache too (causal, 2k: 4
-// to 17 % faster). Deterministic: CTAs of a head that start together wait for each other, one step after the other: not more than a few.
+// to 17 % faster). Deterministic, and the mask is of pairs, most likely a diagonal: as many as fill the multiprocessors with their tiles,
+// all of a head at the same time. Else CTAs of a head that start together wait for each other, one step after the other: not more than a
+// few.
 int backward_section_heads(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config, const GpuProblem& problem) {
   const int64_t streamed = int64_t{problem.q_len} * (options.head_dim + options.v_dim) * kGpuElementBytes;
   const int64_t group = std::max(1, problem.heads / std::max(1, problem.kv_heads));
@@ -107,7 +109,9 @@ int backward_section_heads(const Lowered& lowered, const GpuKernelOptions& optio
   const int section = std::min(kMostHeads, section_heads(lowered, problem, streamed * group, heads));
   if (!options.deterministic || config.skeleton != GpuSkeleton::kSm90) return section;
   constexpr int kTilesTogether = 8;
-  return std::clamp(ceil_div(problem.multiprocessors, kTilesTogether), section, std::max(section, heads));
+  const bool is_of_pairs = lowered.ir.mask != kNoValue && lowered.rate(lowered.ir.mask) == Rate::kElement;
+  const int tiles = is_of_pairs ? std::max(1, ceil_div(problem.k_len, config.block_n)) : kTilesTogether;
+  return std::clamp(ceil_div(problem.multiprocessors, tiles), 1, std::max(1, heads));
 }
 
 }  // namespace
