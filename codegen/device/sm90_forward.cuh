@@ -61,7 +61,7 @@ struct Consumer {
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
   int block, first_block;
-  bool is_last_block;  // kSearch
+  bool is_last_block, is_next_whole;  // kSearch
   KeyRange full;       // blocks of which all rows of the warpgroup keep all keys
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
@@ -152,6 +152,7 @@ struct Consumer {
       const int word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
       is_last_block = word & 2;
+      is_next_whole = word & 1;
     }
   }
   // Asks for the K and V of the next step while this one's S is on its way.
@@ -486,25 +487,19 @@ struct Consumer {
 
   // The next block is whole and of the tile at hand, which needs no care.
   DEVICE bool is_next_plain() {
-    if constexpr (Variant::kMask == Mask::kSearch) {
-      if (is_last_block) return false;
-      mbarrier_wait_if(!seen_k, at(L::kFullK, k.place()), k.parity());
-      seen_k = 1;
-      return load_shared(at(L::kBlocks) + 4 * k.place()) & 1;
-    } else {
-      return block > max(first_block, full.begin) && block <= full.end;
-    }
+    if (Variant::kMask == Mask::kSearch) return is_next_whole;
+    return block > max(first_block, full.begin) && block <= full.end;
   }
   // The steps of such blocks, most of all: without branches, so that the compiler orders them as one.
   template <Form kForm>
-  DEVICE void run_plain_as(float (&s)[kS], float (&o)[kO], u32 (&w)[kP], float (&scale)[2]) {
+  DEVICE void run_plain_as(float (&s)[kS], float (&o)[kO], u32 (&w)[kP], float (&scale)[2], int& accumulates) {
 #pragma unroll 1
     while (is_next_plain()) {
       if (Variant::kMask != Mask::kSearch) --block;
       wait_k(1);
       issue_qk(s);
       mbarrier_wait_if(!seen_v, at(L::kFullV, v.place()), v.parity());
-      issue_pv(o, w, 1);
+      issue_pv(o, w, accumulates);
       look_ahead(1, 1);
       wait_products<1>(s);
       mbarrier_arrive_if(lane == 0, at(L::kEmptyK, k.place()));
@@ -520,15 +515,16 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < kO; ++i) o[i] *= scale[i / 2 % 2];
       }
+      accumulates = 1;
       convert(s, w);
     }
   }
 
-  DEVICE void run_plain(float (&s)[kS], float (&o)[kO], u32 (&w)[kP], float (&scale)[2]) {
+  DEVICE void run_plain(float (&s)[kS], float (&o)[kO], u32 (&w)[kP], float (&scale)[2], int& accumulates) {
     if constexpr (kHasTanh) {
-      if (takes_tanh()) return run_plain_as<Form::kTanh>(s, o, w, scale);
+      if (takes_tanh()) return run_plain_as<Form::kTanh>(s, o, w, scale, accumulates);
     }
-    run_plain_as<kPlain>(s, o, w, scale);
+    run_plain_as<kPlain>(s, o, w, scale, accumulates);
   }
 
   // A step: S of the next block and P V of this one on the tensor cores, the next block's weights under P V. Where a stream starts the P V
@@ -556,8 +552,7 @@ struct Consumer {
         fetch_tile();
         continue;
       }
-      if (accumulates && kind == Tile::kWork && !(Config::kStale && needs_exact))
-        run_plain(s, o, w, scale);
+      if (had && kind == Tile::kWork && !(Config::kStale && needs_exact)) run_plain(s, o, w, scale, accumulates);
       const bool ends = !had || ends_tile();  // the next block is of another tile
       const float sinks[2] = {sink_of(rows[0]), sink_of(rows[1])};
       int works = 1;  // 0: the stream stops, there is no next block

@@ -206,9 +206,9 @@ struct Producer {
     const int count = (u.k_len + Config::kBlockN - 1) / Config::kBlockN;
     const auto rows = Variant::row_extent(first_q, last_q, p, u);
     const auto* extents = Variant::stored_extents(p, u.b, u.h);
-    int base = (count + kWarp - 1) / kWarp * kWarp, pending = -1, pending_full = 0;
+    int base = (count + kWarp - 1) / kWarp * kWarp, pending = -1;
     u32 kept = 0, full = 0;
-    // The last block of a tile is marked, so each waits for the next one.
+    // A block's word says whether it is the last of its tile, and whether the next one is whole: each waits for the next one.
     for (bool is_first = true, is_last = false; !is_last;) {
       while (kept == 0 && base > 0) {
         base -= kWarp;
@@ -223,14 +223,13 @@ struct Producer {
       }
       is_last = kept == 0;
       if (is_last) pending = max(pending, 0);  // a tile without keys has one block, wholly masked
+      const int place = 31 - __clz(kept);
       if (pending >= 0) {
-        load_block(pending, pending << 2 | (is_last ? 2 : 0) | pending_full, is_first, tile, u);
+        load_block(pending, pending << 2 | (is_last ? 2 : full >> place & 1), is_first, tile, u);
         is_first = false;
       }
-      const int place = 31 - __clz(kept);
       kept &= ~(1u << (place & 31));
       pending = base + place;
-      pending_full = full >> (place & 31) & 1;
     }
   }
 

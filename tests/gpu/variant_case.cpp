@@ -101,6 +101,7 @@ VariantCase::VariantCase(const std::string& text, const GpuKernelOptions& option
   // Lengths and data; what is packed lies one sequence after the other, and so does the rest.
   GpuProblem problem;
   problem.batch = 2, problem.heads = heads, problem.kv_heads = kv_heads;
+  if (wanted.multiprocessors > 0) problem.large_tiles = true, problem.multiprocessors = wanted.multiprocessors;
   const int sequences = options.packed ? 2 : 1;
   std::vector<double> q, k, v;
   std::vector<int32_t> cu_q = {0}, cu_k = {0};

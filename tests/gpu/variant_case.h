@@ -19,15 +19,16 @@ std::filesystem::path source_folder();
 // All examples and golden programs.
 std::vector<std::filesystem::path> variant_programs();
 
-// Sizes; a length of 0 is any of 60 to 140. Packed sequences after the first are shorter.
+// Sizes; a length of 0 is any of 60 to 140. Packed sequences after the first are shorter. With a number of multiprocessors: large tiles
+// for so many.
 struct VariantSizes {
-  int heads = 4, kv_heads = 2, q_len = 0, k_len = 0;
+  int heads = 4, kv_heads = 2, q_len = 0, k_len = 0, multiprocessors = 0;
 };
 
 class VariantCase {
  public:
   // Two sequences; packed ones have different lengths. A nonzero share of scalars keeps its default. Around plain loops, or with
-  // `own_skeleton` the kernel that the planner takes for sm_80.
+  // `own_skeleton` the kernel that the planner takes.
   VariantCase(const std::string& text, const GpuKernelOptions& options, unsigned seed, const VariantSizes& wanted = {},
               bool own_skeleton = false);
 

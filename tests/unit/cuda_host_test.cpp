@@ -75,6 +75,44 @@ TEST(CudaOnHost, SmallProblems) {
   }
 }
 
+// The skeleton for Hopper: several tiles to a CTA, masks of all kinds, searched ones with gaps, what feeders bring, heads of a tile and a
+// half, lengths that are no multiple of a tile.
+struct HopperCase {
+  const char* program;
+  int head_dim, v_dim;
+  VariantSizes sizes;
+  bool packed = false;
+};
+constexpr HopperCase kHopper[] = {
+    {"causal", 64, 64, {2, 1, 450, 450, 2}},       {"flash_sigmoid", 64, 64, {2, 2, 330, 700, 1}},
+    {"softmax", 128, 128, {1, 1, 300, 250, 1}},    {"documents", 64, 64, {2, 1, 300, 400, 2}},
+    {"window", 64, 64, {1, 1, 300, 300, 1}, true}, {"causal", 192, 128, {1, 1, 280, 290, 1}},
+    {"dense_bias", 64, 64, {1, 1, 200, 264, 1}},   {"relu_squared", 96, 96, {1, 1, 260, 260, 1}, true},
+};
+
+TEST(CudaOnHost, HopperForward) {
+  HostKernels host;
+  const unsigned first_seed = std::random_device{}();
+  for (const HopperCase& one_case : kHopper) {
+    const unsigned seed = first_seed + static_cast<unsigned>(&one_case - kHopper);
+    GpuKernelOptions options;
+    options.dtype = seed % 2 == 0 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16;
+    options.packed = one_case.packed;
+    options.head_dim = one_case.head_dim;
+    options.v_dim = one_case.v_dim;
+    VariantCase one(read_file(source_folder() / "examples" / fmt::format("{}.attn", one_case.program)), options, seed, one_case.sizes,
+                    true);
+    SCOPED_TRACE(fmt::format("{}{}, seed {}, head_dim {}, tiles of {} by {}", one_case.program, options.packed ? ", packed" : "", seed,
+                             options.head_dim, one.config.forward_rows(), one.config.block_n));
+    ASSERT_EQ(one.config.skeleton, GpuSkeleton::kSm90);
+    EXPECT_TRUE(host.run(one.kernel.source, one.plan, one.tensors, HostThreads::kHopper, 2)) << "other bits in another order of CTAs";
+    const VariantCase::Errors errors = one.errors(2);
+    EXPECT_LT(errors.out, options.dtype == dsl::ElementType::kF16 ? 6e-4 : 3e-3);
+    EXPECT_LT(errors.lse.value_or(0), 2e-5);
+    EXPECT_FALSE(errors.is_flagged);
+  }
+}
+
 uint64_t number_of(const char* variable, uint64_t otherwise) {
   const char* text = std::getenv(variable);
   return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;

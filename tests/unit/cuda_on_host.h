@@ -35,6 +35,9 @@ inline long long min(long long a, int b) {
 inline float __uint_as_float(unsigned x) {
   return std::bit_cast<float>(x);
 }
+inline float __int_as_float(int x) {
+  return std::bit_cast<float>(x);
+}
 inline float __fdividef(float a, float b) {
   return a / b;
 }
@@ -93,6 +96,7 @@ inline float load_f16(const unsigned short* at) {
   return static_cast<float>(x);
 }
 struct F16 {
+  static constexpr float kGreatest = 65504.0f;
   static unsigned pack(float low, float high) {
     const auto a = static_cast<_Float16>(low), b = static_cast<_Float16>(high);
     return std::bit_cast<unsigned short>(a) | static_cast<unsigned>(std::bit_cast<unsigned short>(b)) << 16;
@@ -103,6 +107,7 @@ struct F16 {
   }
 };
 struct BF16 {
+  static constexpr float kGreatest = 0x1.FEp127f;
   static unsigned bits(float x) {
     const auto word = std::bit_cast<unsigned>(x);
     return x != x ? 0x7FC0 : (word + 0x7FFF + (word >> 16 & 1)) >> 16;

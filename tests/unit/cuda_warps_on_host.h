@@ -5,6 +5,8 @@
 #include <ucontext.h>
 
 #include <array>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 
 #define HOST_WARPS
@@ -44,6 +46,17 @@ inline Barrier of_cta;
 inline std::vector<Barrier> of_warp;
 inline std::vector<std::array<unsigned char, kSlotBytes>> slots;  // what each thread shows its warp
 inline int votes = 0;
+inline unsigned long progress = 0;  // what has happened, that somebody may wait for
+
+// Not by an exception: each thread has a stack of its own.
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "a kernel on the host, CTA %u, thread %u: %s\n", blockIdx.x, threadIdx.x, what);
+  std::abort();
+}
+#ifdef HOST_HOPPER
+void start_hopper();
+void run_copies();
+#endif
 
 inline unsigned lane() {
   return threadIdx.x % kWarp;
@@ -55,6 +68,7 @@ inline void wait(Barrier& barrier, unsigned count) {
   if (++barrier.arrived == count) {
     barrier.arrived = 0;
     ++barrier.round;
+    ++progress;
     return;
   }
   for (const unsigned before = barrier.round; barrier.round == before;) yield();
@@ -62,12 +76,16 @@ inline void wait(Barrier& barrier, unsigned count) {
 inline void enter() {
   (*body)();
   threads[threadIdx.x].is_done = true;
+  ++progress;
   yield();
 }
 // All threads get as far as they can, one after the other, until all have returned.
 inline void run_cta() {
   of_cta = {};
   of_warp.assign(threads.size() / kWarp, {});
+#ifdef HOST_HOPPER
+  start_hopper();
+#endif
   for (Thread& thread : threads) {
     thread.is_done = false;
     getcontext(&thread.context);
@@ -78,12 +96,17 @@ inline void run_cta() {
   }
   for (bool is_running = true; is_running;) {
     is_running = false;
+    const unsigned long before = progress;
+#ifdef HOST_HOPPER
+    run_copies();
+#endif
     for (unsigned i = 0; i < threads.size(); ++i) {
       if (threads[i].is_done) continue;
       threadIdx.x = i;
       swapcontext(&scheduler, &threads[i].context);
       is_running = true;
     }
+    if (is_running && progress == before) fail("nothing happens any more");
   }
 }
 inline void run(const Launch& launch, const std::function<void()>& thread) {

@@ -24,6 +24,32 @@ std::string without_ptx(const std::string& source) {
   return std::regex_replace(source.substr(0, end), kFunctionOfPtx, "") + source.substr(end);
 }
 
+// Products of warpgroups, whose PTX says where the steps of their operands begin.
+std::string products_on_host(const std::string& cuda) {
+  static const std::regex kStep(
+      "(?:add\\.s64 a, %\\d+, (\\d+); )?add\\.s64 b, %\\d+, (\\d+); wgmma[^\n]*\\.(f16|bf16) \\{[^\n]*, b, (none|adds|1), 1, 1,"
+      "(?: (\\d),)? (\\d);");
+  std::string text;
+  const std::string start = "DEVICE void products_";
+  for (size_t begin = cuda.find(start); begin != std::string::npos; begin = cuda.find(start, begin + 1)) {
+    const std::string function = cuda.substr(begin, cuda.find("\n}\n", begin) - begin);
+    text += function.substr(0, function.find('\n')) + "\n";
+    int number = 0;
+    for (std::sregex_iterator step(function.begin(), function.end(), kStep), end; step != end; ++step, ++number) {
+      const std::smatch& found = *step;
+      const std::string element = found[3] == "f16" ? "F16" : "BF16", adds = found[4] == "adds" ? "accumulates"
+                                                                             : found[4] == "1"  ? "true"
+                                                                                                : "false";
+      text += found[1].matched ? fmt::format("  host::multiply_shared<{}>(d, a + {}, b + {}, {}, {}, {});\n", element, found[1].str(),
+                                             found[2].str(), found[5].str(), found[6].str(), adds)
+                               : fmt::format("  host::multiply_registers<{}>(d, w + {}, b + {}, {}, {});\n", element, 4 * number,
+                                             found[2].str(), found[6].str(), adds);
+    }
+    text += "}\n";
+  }
+  return text;
+}
+
 std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, HostThreads threads) {
   std::string source = without_ptx(cuda);
   // Elements of 16 bits are packed by PTX, in structs of their own.
@@ -31,7 +57,11 @@ std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, H
   source.erase(first, last - first);
   const bool is_alone = threads == HostThreads::kAlone;
   if (is_alone) source = std::regex_replace(source, std::regex("kWarp = 32"), "kWarp = 1");
-  source = fmt::format("#include \"{}\"\n", is_alone ? "cuda_on_host.h" : "cuda_warps_on_host.h") + source;
+  if (threads == HostThreads::kHopper) source.insert(source.find("struct Config {"), products_on_host(cuda));
+  const char* const header = is_alone                          ? "cuda_on_host.h"
+                             : threads == HostThreads::kHopper ? "cuda_hopper_on_host.h"
+                                                               : "cuda_warps_on_host.h";
+  source = fmt::format("#include \"{}\"\n", header) + source;
   std::set<std::string> names;
   for (const runtime::GpuLaunch& launch : plan.launches) {
     if (!names.insert(launch.kernel).second) continue;
@@ -41,6 +71,22 @@ std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, H
         launch.kernel);
   }
   return source;
+}
+
+// host::Map of cuda_hopper_on_host.h.
+void encode(const runtime::GpuTensorMap& map, std::byte* data, std::byte* to) {
+  struct {
+    std::byte* data;
+    int64_t strides[3];
+    uint32_t dims[4], box[4], bytes;
+  } encoded = {data, {}, {}, {}, static_cast<uint32_t>(runtime::float_size(map.type))};
+  static_assert(sizeof(encoded) <= 128);
+  for (size_t i = 0; i < 4; ++i) {
+    encoded.dims[i] = static_cast<uint32_t>(map.dims[i]);
+    encoded.box[i] = map.box[i];
+    if (i < 3) encoded.strides[i] = static_cast<int64_t>(map.strides[i]);
+  }
+  std::memcpy(to, &encoded, sizeof(encoded));
 }
 
 }  // namespace
@@ -69,6 +115,11 @@ bool HostKernels::run(const std::string& source, const runtime::GpuPlan& plan, s
     for (const runtime::GpuLaunch& launch : plan.launches) {
       std::vector<std::byte> argument = launch.argument;
       for (const runtime::GpuPatch& patch : launch.patches) {
+        if (patch.kind == runtime::GpuPatch::Kind::kTensorMap) {
+          const runtime::GpuTensorMap& map = launch.tensor_maps.at(static_cast<size_t>(patch.index));
+          encode(map, tensors.at(static_cast<size_t>(map.tensor)).data(), argument.data() + patch.offset);
+          continue;
+        }
         std::byte* address = workspace.data() + patch.index;
         if (patch.kind == runtime::GpuPatch::Kind::kTensor) {
           std::vector<std::byte>& tensor = tensors.at(static_cast<size_t>(patch.index));

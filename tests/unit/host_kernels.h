@@ -10,8 +10,9 @@
 namespace attune::codegen {
 
 enum class HostThreads : uint8_t {
-  kAlone,  // a warp has one lane, threads run one after the other: for plain loops
-  kWarps,  // as on a GPU, but slowly: for the skeleton of sm_80
+  kAlone,   // a warp has one lane, threads run one after the other: for plain loops
+  kWarps,   // as on a GPU, but slowly: for the skeleton of sm_80
+  kHopper,  // with its barriers, bulk copies and products of warpgroups: for that of sm_90a
 };
 
 class HostKernels {

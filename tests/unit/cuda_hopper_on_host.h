@@ -1,0 +1,280 @@
+// What a skeleton for sm_90a needs beside cuda_warps_on_host.h to run on the host: barriers with phases, copies that come late and in
+// another order than they were asked for, matrix products of a warpgroup. Products are done when they are asked for: that nobody waits for
+// them is not found here. A CTA in which nothing happens any more is a deadlock.
+#pragma once
+
+#define HOST_HOPPER
+#include "cuda_warps_on_host.h"
+
+struct int2 {
+  int x, y;
+};
+
+namespace host {
+
+// In the place of what cuTensorMapEncodeTiled makes; filled in by host_kernels.cpp.
+struct Map {
+  unsigned char* data;
+  long long strides[3];  // bytes
+  unsigned dims[4], box[4], bytes;
+};
+
+struct PhaseBarrier {
+  unsigned arrivals = 0, left = 0, phase = 0;
+  long long bytes = 0;  // on their way
+};
+inline std::vector<PhaseBarrier> barriers;
+inline std::vector<std::function<void()>> copies;  // asked for
+inline size_t stores = 0;                          // of these, out of shared memory
+
+inline PhaseBarrier& barrier_at(unsigned address) {
+  return barriers.at(address / 8);
+}
+inline void finish_phase(PhaseBarrier& barrier) {
+  if (barrier.left != 0 || barrier.bytes != 0) return;
+  barrier.left = barrier.arrivals;
+  ++barrier.phase;
+  ++progress;
+}
+inline void arrive(unsigned address) {
+  PhaseBarrier& barrier = barrier_at(address);
+  if (barrier.left == 0) fail("more arrivals than a barrier expects");
+  --barrier.left;
+  finish_phase(barrier);
+}
+inline bool is_over(unsigned address, unsigned parity) {
+  return barrier_at(address).phase % 2 != parity;
+}
+inline void start_hopper() {
+  barriers.assign(sizeof(shared) / 8, {});
+  copies.clear();
+  stores = 0;
+}
+inline void ask(std::function<void()> copy) {
+  copies.push_back(std::move(copy));
+  ++progress;
+}
+// The last one first.
+inline void run_copies() {
+  std::vector<std::function<void()>> now;
+  now.swap(copies);
+  for (size_t i = now.size(); i-- > 0;) now[i]();
+}
+
+inline unsigned swizzled(unsigned address) {
+  return address ^ ((address >> 7 & 7) << 4);
+}
+// Calls f(shared-memory address, tensor address or null behind its end) for each element of a box.
+template <typename Function>
+void for_each_of_box(const Map& map, unsigned at, const std::array<int, 4>& first, const Function& f) {
+  unsigned row = 0;
+  for (unsigned d = 0; d < map.box[3]; ++d) {
+    for (unsigned c = 0; c < map.box[2]; ++c) {
+      for (unsigned b = 0; b < map.box[1]; ++b, ++row) {
+        for (unsigned a = 0; a < map.box[0]; ++a) {
+          const std::array<unsigned, 4> place = {first[0] + a, first[1] + b, first[2] + c, first[3] + d};
+          bool is_inside = true;
+          long long offset = static_cast<long long>(place[0]) * map.bytes;
+          for (unsigned i = 0; i < 4; ++i) {
+            is_inside = is_inside && place[i] < map.dims[i];
+            if (i > 0) offset += place[i] * map.strides[i - 1];
+          }
+          f(swizzled(at + row * 128 + a * map.bytes), is_inside ? map.data + offset : nullptr);
+        }
+      }
+    }
+  }
+}
+
+// Where element (row, k) of an operand lies; is_across: the inner dimension runs across rows.
+inline unsigned place_of(unsigned long long operand, bool is_across, unsigned row, unsigned k) {
+  const auto address = static_cast<unsigned>(operand & 0x3FFF) << 4, leading = static_cast<unsigned>(operand >> 16 & 0x3FFF) << 4;
+  if (is_across) return swizzled(address + row / 64 * leading + k / 8 * 1024 + k % 8 * 128 + row % 64 * 2);
+  return swizzled(address + row / 8 * 1024 + row % 8 * 128 + k * 2);
+}
+template <typename Element>
+float element_at(unsigned long long operand, bool is_across, unsigned row, unsigned k) {
+  return Element::unpack(load<unsigned short>(place_of(operand, is_across, row, k))).x;
+}
+// d: rows r and r + 8 of this warp's 16, two neighbouring columns of each 8.
+template <typename Element, size_t kCount, typename A>
+void multiply(float (&d)[kCount], unsigned long long b, bool b_is_across, bool accumulates, const A& a) {
+  for (unsigned j = 0; j < kCount / 4; ++j) {
+    for (unsigned c = 0; c < 2; ++c) {
+      float sums[2] = {};
+      for (unsigned k = 0; k < 16; ++k) {
+        const float y = element_at<Element>(b, b_is_across, 8 * j + lane() % 4 * 2 + c, k);
+        for (unsigned i = 0; i < 2; ++i) sums[i] += a[i][k] * y;
+      }
+      for (unsigned i = 0; i < 2; ++i) d[4 * j + 2 * i + c] = (accumulates ? d[4 * j + 2 * i + c] : 0) + sums[i];
+    }
+  }
+}
+template <typename Element, size_t kCount>
+void multiply_shared(float (&d)[kCount], unsigned long long a, unsigned long long b, bool a_is_across, bool b_is_across, bool accumulates) {
+  float rows[2][16];
+  const unsigned first = threadIdx.x / kWarp % 4 * 16 + lane() / 4;
+  for (unsigned i = 0; i < 2; ++i) {
+    for (unsigned k = 0; k < 16; ++k) rows[i][k] = element_at<Element>(a, a_is_across, first + 8 * i, k);
+  }
+  multiply<Element>(d, b, b_is_across, accumulates, rows);
+}
+template <typename Element, size_t kCount>
+void multiply_registers(float (&d)[kCount], const unsigned* w, unsigned long long b, bool b_is_across, bool accumulates) {
+  float rows[2][16];
+  exchange(std::array{w[0], w[1], w[2], w[3]}, [&](const auto& of) {
+    for (unsigned k = 0; k < 16; k += 2) {
+      const std::array<unsigned, 4> words = of(lane() / 4 * 4 + k % 8 / 2);
+      for (unsigned i = 0; i < 2; ++i) {
+        const float2 two = Element::unpack(words[i + k / 8 * 2]);
+        rows[i][k] = two.x;
+        rows[i][k + 1] = two.y;
+      }
+    }
+    return 0;
+  });
+  multiply<Element>(d, b, b_is_across, accumulates, rows);
+}
+
+}  // namespace host
+
+template <typename T>
+T __reduce_min_sync(unsigned, T x) {
+  return host::exchange(x, [](const auto& of) {
+    T least = of(0);
+    for (unsigned i = 1; i < host::kWarp; ++i) least = std::min(least, of(i));
+    return least;
+  });
+}
+template <typename T>
+T __reduce_max_sync(unsigned, T x) {
+  return host::exchange(x, [](const auto& of) {
+    T greatest = of(0);
+    for (unsigned i = 1; i < host::kWarp; ++i) greatest = std::max(greatest, of(i));
+    return greatest;
+  });
+}
+
+inline void mbarrier_init(unsigned barrier, unsigned arrivals) {
+  host::barrier_at(barrier) = {arrivals, arrivals};
+}
+inline void mbarrier_fence_init() {}
+inline void mbarrier_arrive(unsigned barrier) {
+  host::arrive(barrier);
+}
+inline void mbarrier_arrive_if(int arrives, unsigned barrier) {
+  if (arrives) host::arrive(barrier);
+}
+inline void mbarrier_expect_bytes(unsigned barrier, unsigned bytes) {
+  host::barrier_at(barrier).bytes += bytes;
+  host::arrive(barrier);
+}
+inline int mbarrier_test(unsigned barrier, unsigned parity) {
+  return host::is_over(barrier, parity);
+}
+inline void mbarrier_wait(unsigned barrier, unsigned parity) {
+  while (!host::is_over(barrier, parity)) host::yield();
+}
+inline void mbarrier_wait_if(int waits, unsigned barrier, unsigned parity) {
+  if (waits) mbarrier_wait(barrier, parity);
+}
+
+template <typename TensorMap>
+void tma_load_4d(unsigned to, const TensorMap* map, unsigned barrier, int c0, int c1, int c2, int c3) {
+  host::ask([=] {
+    const auto& view = *reinterpret_cast<const host::Map*>(map);
+    host::for_each_of_box(view, to, {c0, c1, c2, c3}, [&](unsigned at, const unsigned char* from) {
+      if (from) std::memcpy(shared + at, from, view.bytes);
+      if (!from) std::memset(shared + at, 0, view.bytes);
+    });
+    host::barrier_at(barrier).bytes -= view.box[0] * view.box[1] * view.box[2] * view.box[3] * view.bytes;
+    host::finish_phase(host::barrier_at(barrier));
+  });
+}
+template <typename TensorMap>
+void tma_store_4d(const TensorMap* map, unsigned from, int c0, int c1, int c2, int c3) {
+  ++host::stores;
+  host::ask([=] {
+    const auto& view = *reinterpret_cast<const host::Map*>(map);
+    host::for_each_of_box(view, from, {c0, c1, c2, c3}, [&](unsigned at, unsigned char* to) {
+      if (to) std::memcpy(to, shared + at, view.bytes);
+    });
+    --host::stores;
+  });
+}
+inline void bulk_load(unsigned to, const void* from, unsigned bytes, unsigned barrier) {
+  host::ask([=] {
+    std::memcpy(shared + to, from, bytes);
+    host::barrier_at(barrier).bytes -= bytes;
+    host::finish_phase(host::barrier_at(barrier));
+  });
+}
+inline void tma_store_commit() {}
+inline void tma_store_wait_all() {
+  while (host::stores > 0) host::yield();
+}
+inline void tma_store_wait_read() {
+  tma_store_wait_all();
+}
+inline void fence_async_proxy() {}
+
+template <int kRegisters>
+void set_registers_down() {}
+template <int kRegisters>
+void set_registers_up() {}
+template <typename Accumulator>
+void hold(Accumulator&) {}
+template <typename Accumulator>
+void stay_above(Accumulator&, int) {}
+template <int kPending, typename... Accumulators>
+void wait_products(Accumulators&...) {}
+
+inline void store_matrix_x4(unsigned to, unsigned a, unsigned b, unsigned c, unsigned d) {
+  host::exchange(to, [&](const auto& of) {
+    const unsigned words[] = {a, b, c, d};
+    for (unsigned i = 0; i < 4; ++i) host::store(of(8 * i + host::lane() / 4) + host::lane() % 4 * 4, words[i]);
+    return 0;
+  });
+}
+inline void store_matrix_transposed_x4(unsigned to, unsigned a, unsigned b, unsigned c, unsigned d) {
+  host::exchange(to, [&](const auto& of) {
+    const unsigned words[] = {a, b, c, d}, row = host::lane() % 4 * 2, column = host::lane() / 4 * 2;
+    for (unsigned i = 0; i < 4; ++i) {
+      host::store(of(8 * i + row) + column, static_cast<unsigned short>(words[i]));
+      host::store(of(8 * i + row + 1) + column, static_cast<unsigned short>(words[i] >> 16));
+    }
+    return 0;
+  });
+}
+inline int add_shared(unsigned to, int value) {
+  const int before = host::load<int>(to);
+  host::store(to, before + value);
+  return before;
+}
+inline float2 load_shared_f32_x2(unsigned from) {
+  return host::load<float2>(from);
+}
+inline unsigned read_shared(unsigned from) {
+  return host::load<unsigned>(from);
+}
+inline int2 read_shared_x2(unsigned from) {
+  return host::load<int2>(from);
+}
+inline void add_global_x4(float* to, float a, float b, float c, float d) {
+  to[0] += a, to[1] += b, to[2] += c, to[3] += d;
+}
+inline void wait_global(const int* from, int value) {
+  while (*from != value) host::yield();
+}
+inline void store_release(int* to, int value) {
+  *to = value;
+}
+inline unsigned read_thread_index() {
+  return threadIdx.x;
+}
+inline unsigned read_block_index() {
+  return blockIdx.x;
+}
+inline unsigned anew(unsigned x) {
+  return x;
+}
