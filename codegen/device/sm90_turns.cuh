@@ -149,9 +149,11 @@ struct Turns {
     }
   }
 
-  // The place is free when publish() has seen what was added in the step before the last one.
+  // The place is free when publish() has seen what was added in the step before the last one. All lanes have to have seen a phase before
+  // lane 0 ends the next one.
   DEVICE void grant() {
     mbarrier_wait(at(L::kTurn, j.place()), j.parity() ^ 1);
+    __syncwarp();
     if (lane == 0) mbarrier_arrive(at(L::kTurn, j.place()));
     j.next();
   }
@@ -169,6 +171,7 @@ struct Turns {
     }
     for_each([&](int number, int) {
       mbarrier_wait(at(L::kAdded, j.place()), j.parity());
+      __syncwarp();
       if (lane == 0) {
         mbarrier_arrive(at(L::kTurn, j.place()));
         store_release(p.turns + number, n + 1);

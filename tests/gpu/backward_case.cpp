@@ -46,9 +46,9 @@ std::vector<int64_t> dense_strides(const std::vector<int64_t>& dims) {
   return strides;
 }
 
-codegen::GpuKernelOptions options_of(const Case& c, size_t problem, bool deterministic) {
+codegen::GpuKernelOptions options_of(const Case& c, size_t problem, bool deterministic, bool is_sm90 = false) {
   codegen::GpuKernelOptions options;
-  options.arch = "sm_80";
+  options.arch = is_sm90 ? "sm_90a" : "sm_80";
   options.dtype = element_type(c.dtype);
   options.head_dim = c.head_dim;
   options.v_dim = c.v_dim;
@@ -83,8 +83,10 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 }  // namespace
 
-BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80, bool deterministic)
-    : BackwardCase(c, problem, sm80.value_or(naive_config()), options_of(c, problem, deterministic), sm80 ? nullptr : &naive_skeleton()) {}
+BackwardCase::BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& own, bool deterministic)
+    : BackwardCase(c, problem, own.value_or(naive_config()),
+                   options_of(c, problem, deterministic, own && own->skeleton == codegen::GpuSkeleton::kSm90),
+                   own ? nullptr : &naive_skeleton()) {}
 
 BackwardCase BackwardCase::of_turns(const Case& c, size_t problem) {
   codegen::GpuConfig config;
@@ -150,7 +152,12 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const codegen::GpuConf
   }
   fields.integers["vector_loads"] = fields.integers["vector_stores"] = {c.head_dim % 8 == 0 && c.v_dim % 8 == 0 && c.seed % 3 != 0};
   add_params(fields);
-  if (config.skeleton == codegen::GpuSkeleton::kSm90) add_turns(blocks_m, blocks_n);
+  if (config.skeleton == codegen::GpuSkeleton::kSm90) {
+    if (options.deterministic) add_turns(blocks_m, blocks_n);
+    add_sums_of_dq(config, blocks_m * int64_t{sizes.batch} * sizes.heads, blocks_n, skeleton != nullptr);
+    add_maps(config, fields);
+    add_result("extents", DType::kU8, static_cast<size_t>(blocks_m * sizes.batch * sizes.heads) * kernel.extent_bytes + 1);
+  }
 
   const int64_t all_heads = int64_t{sizes.batch} * sizes.heads;
   if (!kernel.prepare_name.empty())
@@ -158,8 +165,8 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const codegen::GpuConf
   if (!kernel.extents_name.empty()) add_launch(kernel.extents_name, ceil_div(blocks_m * all_heads, 4), kernel.side_threads, fields);
   add_launch(kernel.name, blocks_n * sizes.batch * sizes.kv_heads, kernel.threads, fields);
   if (!kernel.finish_name.empty()) add_launch(kernel.finish_name, blocks_m * all_heads, kernel.side_threads, fields);
-  if (kernel.queries_name.empty()) return;
-  add_launch(kernel.queries_name, ceil_div(sizes.q_len, config.block_n) * all_heads, kernel.threads, fields);
+  if (!kernel.queries_name.empty())
+    add_launch(kernel.queries_name, ceil_div(sizes.q_len, config.block_n) * all_heads, kernel.threads, fields);
   if (!kernel.sums_name.empty()) add_launch(kernel.sums_name, 3, kernel.side_threads, fields);
 }
 
@@ -194,7 +201,37 @@ void BackwardCase::add_turns(int64_t blocks_m, int64_t blocks_n) {
   add_result("meetings", DType::kI32, 2 * rows * ((columns + 31) / 32));
   add_result("counter", DType::kI32, 1);
   add_result("column_extents", DType::kU8, heads * columns * kernel.column_extent_bytes + 1);
-  add_tensor("dq_sum", DType::kF32, std::vector<double>(rows * columns, 0));
+}
+
+// turns_check.cuh writes a number for each pair of blocks instead.
+void BackwardCase::add_sums_of_dq(const codegen::GpuConfig& config, int64_t blocks, int64_t blocks_n, bool of_turns) {
+  if (of_turns) return add_tensor("dq_sum", DType::kF32, std::vector<double>(static_cast<size_t>(blocks * blocks_n), 0));
+  add_result("dq_sum", DType::kF32, static_cast<size_t>(blocks * config.block_m * ceil_div(data_.sizes.head_dim, 64) * 64));
+}
+
+// As backward_sides() and map_of() of the planner have it.
+void BackwardCase::add_maps(const codegen::GpuConfig& config, const Fields& fields) {
+  const codegen::Sizes& sizes = data_.sizes;
+  const bool packed = data_.shape.packed;
+  const auto add = [&](const std::string& name, int64_t rows, int64_t heads, int64_t dim, int rows_of_box) {
+    const std::vector<int64_t>& stride = fields.integers.at(name + "_stride");
+    runtime::GpuTensorMap map;
+    map.tensor = static_cast<int>(places_.at(name));
+    map.type = float_type(case_.dtype);
+    const int64_t batch = packed ? 1 : sizes.batch;
+    for (const int64_t size : {dim, packed ? rows : rows / batch, heads, batch}) map.dims.push_back(static_cast<uint64_t>(size));
+    for (const int64_t step : {stride[1], stride[2], stride[0]}) map.strides.push_back(static_cast<uint64_t>(step) * 2);
+    map.box = {64, static_cast<uint32_t>(rows_of_box), 1, 1};
+    maps_[name + "_map"] = map;
+  };
+  constexpr int kRowsOfWarp = 16;
+  const int64_t q = data_.q_rows(), k = data_.k_rows();
+  add("q", q, sizes.heads, sizes.head_dim, config.block_m);
+  add("k", k, sizes.kv_heads, sizes.head_dim, config.block_n);
+  add("v", k, sizes.kv_heads, sizes.v_dim, config.block_n);
+  add("dout", q, sizes.heads, sizes.v_dim, config.block_m);
+  add("dk", k, sizes.kv_heads, sizes.head_dim, kRowsOfWarp);
+  add("dv", k, sizes.kv_heads, sizes.v_dim, kRowsOfWarp);
 }
 
 bool BackwardCase::has_right_turns() const {
@@ -262,7 +299,10 @@ void BackwardCase::add_launch(const std::string& name, int64_t grid, int threads
   launch.argument.resize(kernel.params_bytes);
   for (const GpuField& field : kernel.fields) {
     std::byte* to = launch.argument.data() + field.offset;
-    if (field.type.back() == '*') {
+    if (const auto map = maps_.find(field.name); map != maps_.end()) {
+      launch.patches.push_back({runtime::GpuPatch::Kind::kTensorMap, static_cast<int64_t>(launch.tensor_maps.size()), field.offset});
+      launch.tensor_maps.push_back(map->second);
+    } else if (field.type.back() == '*') {
       const auto place = places_.find(field.name);
       if (place != places_.end())
         launch.patches.push_back({runtime::GpuPatch::Kind::kTensor, static_cast<int64_t>(place->second), field.offset});

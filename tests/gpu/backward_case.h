@@ -1,5 +1,5 @@
-// One backward pass as kernels around the plain loops of naive_backward.cuh, or as those of sm_80: what to run, and whether the results are
-// right. Out and lse come from the reference.
+// One backward pass as kernels around the plain loops of naive_backward.cuh, or as those of a skeleton: what to run, and whether the
+// results are right. Out and lse come from the reference.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ namespace attune::numeric {
 
 class BackwardCase {
  public:
-  // `c.dtype` is f16 or bf16; `problem` is one of its problems. Without `sm80` plain loops.
-  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& sm80 = std::nullopt, bool deterministic = false);
+  // `c.dtype` is f16 or bf16; `problem` is one of its problems. `own`: tiles of the skeleton; without them plain loops.
+  BackwardCase(const Case& c, size_t problem, const std::optional<codegen::GpuConfig>& own = std::nullopt, bool deterministic = false);
 
   // Instead of a backward pass, the turns of a deterministic one of sm90: turns_check.cuh.
   static BackwardCase of_turns(const Case& c, size_t problem);
@@ -41,6 +41,8 @@ class BackwardCase {
   BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
                const codegen::GpuSkeletonText* skeleton);
   void add_turns(int64_t blocks_m, int64_t blocks_n);
+  void add_sums_of_dq(const codegen::GpuConfig& config, int64_t blocks, int64_t blocks_n, bool of_turns);
+  void add_maps(const codegen::GpuConfig& config, const Fields& fields);
   void add_tensor(const std::string& name, DType dtype, const std::vector<double>& values);
   void add_result(const std::string& name, DType dtype, size_t count);
   void add_sums(const std::string& name, size_t count);
@@ -54,6 +56,7 @@ class BackwardCase {
   codegen::ReferenceResult forward_;
   std::map<std::string, size_t> places_;  // in `tensors`
   std::map<std::string, DType> dtypes_;
+  std::map<std::string, runtime::GpuTensorMap> maps_;  // by their fields
 };
 
 }  // namespace attune::numeric

@@ -173,7 +173,9 @@ inline int mbarrier_test(unsigned barrier, unsigned parity) {
   return host::is_over(barrier, parity);
 }
 inline void mbarrier_wait(unsigned barrier, unsigned parity) {
+  host::threads[threadIdx.x].waits_at = static_cast<int>(barrier);
   while (!host::is_over(barrier, parity)) host::yield();
+  host::threads[threadIdx.x].waits_at = -1;
 }
 inline void mbarrier_wait_if(int waits, unsigned barrier, unsigned parity) {
   if (waits) mbarrier_wait(barrier, parity);

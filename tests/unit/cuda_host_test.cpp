@@ -120,12 +120,12 @@ uint64_t number_of(const char* variable, uint64_t otherwise) {
 
 // Programs of tests/numeric/random_program.h follow the examples. ATTUNE_RANDOM_SEED is the first seed, ATTUNE_RANDOM_COUNT how many
 // follow.
-std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& sm80 = std::nullopt,
+std::string backward_failure(HostKernels& host, const numeric::Case& c, const std::optional<GpuConfig>& own = std::nullopt,
                              bool deterministic = false) {
+  const HostThreads threads = !own ? HostThreads::kAlone : own->skeleton == GpuSkeleton::kSm90 ? HostThreads::kHopper : HostThreads::kWarps;
   for (size_t i = 0; i < c.problems.size(); ++i) {
-    numeric::BackwardCase one(c, i, sm80, deterministic);
-    const bool is_same =
-        host.run(one.kernel.source, one.plan, one.tensors, sm80 ? HostThreads::kWarps : HostThreads::kAlone, deterministic ? 3 : 1);
+    numeric::BackwardCase one(c, i, own, deterministic);
+    const bool is_same = host.run(one.kernel.source, one.plan, one.tensors, threads, deterministic ? 3 : 1);
     if (!is_same) return fmt::format("problem {}: other bits in another order of CTAs\n{}\n{}", i, numeric::describe(c), c.text);
     if (const auto failure = one.failure()) return fmt::format("problem {}: {}\n{}\n{}", i, *failure, numeric::describe(c), c.text);
   }
@@ -241,6 +241,41 @@ TEST(CudaOnHost, DeterministicBackwardSkeletonOfSm80) {
     for (const numeric::Example& example : numeric::load_examples()) {
       if (example.name != name) continue;
       EXPECT_EQ(backward_failure(host, backward_case(example, ++seed), sm80_backward_config(2, 16, 2), true), "") << name;
+    }
+  }
+}
+
+// Steps of all kinds: plain ones, the first and last, where the mask cuts, another head of the group; gradients of parameters.
+struct HopperBackward {
+  const char* program;
+  int head_dim, v_dim;
+  numeric::ProblemShape shape;
+  bool deterministic = false;
+};
+TEST(CudaOnHost, HopperBackward) {
+  const HopperBackward cases[] = {
+      {"causal", 64, 64, {2, 1, false, {300}, {300}}},
+      {"flash_sigmoid", 64, 64, {1, 1, false, {280}, {350}}, true},
+      {"softmax", 128, 128, {1, 1, false, {200}, {150}}, true},
+      {"documents", 64, 64, {1, 1, false, {260}, {260}}, true},
+      {"window", 64, 64, {2, 2, true, {200, 0, 130}, {180, 7, 140}}},
+      {"alibi", 64, 64, {2, 1, false, {150}, {150}}, true},
+      {"relu_squared", 96, 96, {1, 1, false, {140}, {200}}},
+  };
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const HopperBackward& one : cases) {
+    for (const numeric::Example& example : numeric::load_examples()) {
+      if (example.name != one.program) continue;
+      numeric::Case c = backward_case(example, ++seed);
+      c.head_dim = one.head_dim;
+      c.v_dim = one.v_dim;
+      c.problems = {one.shape};
+      GpuConfig config;
+      config.warpgroups = 2;
+      config.block_m = one.head_dim <= 64 && example.text.find("grad ") == std::string::npos ? 128 : 64;
+      config.block_n = one.head_dim <= 128 ? 128 : 64;
+      EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
     }
   }
 }

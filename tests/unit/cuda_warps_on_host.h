@@ -13,6 +13,7 @@
 #include "cuda_on_host.h"
 
 #define __shared__
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __noinline__
 
 struct int4 {
@@ -37,6 +38,7 @@ struct Thread {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(kStackBytes);
   bool is_done = false;
+  int waits_at = -1;  // address of a barrier with phases
 };
 
 inline std::vector<Thread> threads;
@@ -51,6 +53,10 @@ inline unsigned long progress = 0;  // what has happened, that somebody may wait
 // Not by an exception: each thread has a stack of its own.
 [[noreturn]] inline void fail(const char* what) {
   std::fprintf(stderr, "a kernel on the host, CTA %u, thread %u: %s\n", blockIdx.x, threadIdx.x, what);
+  for (unsigned i = 0; i < threads.size(); ++i) {
+    if (!threads[i].is_done) std::fprintf(stderr, "%sthread %u at %d", i % 8 == 0 ? "\n" : ", ", i, threads[i].waits_at);
+  }
+  std::fprintf(stderr, "\n");
   std::abort();
 }
 #ifdef HOST_HOPPER

@@ -57,6 +57,7 @@ std::string host_source(const std::string& cuda, const runtime::GpuPlan& plan, H
   source.erase(first, last - first);
   const bool is_alone = threads == HostThreads::kAlone;
   if (is_alone) source = std::regex_replace(source, std::regex("kWarp = 32"), "kWarp = 1");
+  source = std::regex_replace(source, std::regex("__shared__ __align__"), "static __align__");  // of a CTA, not of a thread
   if (threads == HostThreads::kHopper) source.insert(source.find("struct Config {"), products_on_host(cuda));
   const char* const header = is_alone                          ? "cuda_on_host.h"
                              : threads == HostThreads::kHopper ? "cuda_hopper_on_host.h"
