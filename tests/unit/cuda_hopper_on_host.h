@@ -138,21 +138,15 @@ void multiply_registers(float (&d)[kCount], const unsigned* w, unsigned long lon
 
 }  // namespace host
 
-template <typename T>
-T __reduce_min_sync(unsigned, T x) {
+inline int __reduce_min_sync(unsigned, int x) {
   return host::exchange(x, [](const auto& of) {
-    T least = of(0);
+    int least = of(0);
     for (unsigned i = 1; i < host::kWarp; ++i) least = std::min(least, of(i));
     return least;
   });
 }
-template <typename T>
-T __reduce_max_sync(unsigned, T x) {
-  return host::exchange(x, [](const auto& of) {
-    T greatest = of(0);
-    for (unsigned i = 1; i < host::kWarp; ++i) greatest = std::max(greatest, of(i));
-    return greatest;
-  });
+inline int __reduce_max_sync(unsigned mask, int x) {
+  return -__reduce_min_sync(mask, -x);
 }
 
 inline void mbarrier_init(unsigned barrier, unsigned arrivals) {
