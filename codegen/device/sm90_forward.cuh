@@ -61,7 +61,7 @@ struct Consumer {
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
   int block, first_block;
-  bool is_last_block, is_next_whole;  // kSearch
+  int word;  // kSearch: the block's, see Producer::search_blocks
   KeyRange full;       // blocks of which all rows of the warpgroup keep all keys
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
@@ -149,10 +149,8 @@ struct Consumer {
   DEVICE void wait_k(int works) {
     mbarrier_wait_if(works & ~seen_k, at(L::kFullK, k.place()), k.parity());
     if (Variant::kMask == Mask::kSearch && works) {
-      const int word = load_shared(at(L::kBlocks) + 4 * k.place());
+      word = load_shared(at(L::kBlocks) + 4 * k.place());
       block = word >> 2;
-      is_last_block = word & 2;
-      is_next_whole = word & 1;
     }
   }
   // Asks for the K and V of the next step while this one's S is on its way.
@@ -176,7 +174,7 @@ struct Consumer {
       fed.ring.count += works;
     }
   }
-  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? is_last_block : block == first_block; }
+  DEVICE bool ends_tile() const { return Variant::kMask == Mask::kSearch ? word & 2 : block == first_block; }
 
   DEVICE u32 own_q(int buffer) const { return at(L::kQ) + (buffer * Config::kWarpgroups + wg) * L::kBytesQ; }
 
@@ -487,7 +485,7 @@ struct Consumer {
 
   // The next block is whole and of the tile at hand, which needs no care.
   DEVICE bool is_next_plain() {
-    if (Variant::kMask == Mask::kSearch) return is_next_whole;
+    if (Variant::kMask == Mask::kSearch) return word & 1;
     return block > max(first_block, full.begin) && block <= full.end;
   }
   // The steps of such blocks, most of all: without branches, so that the compiler orders them as one.

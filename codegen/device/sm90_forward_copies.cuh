@@ -236,7 +236,7 @@ struct Producer {
   // What the list has grown by. An entry may still be on its way; several warps may have asked for the same tile. The list is a ring with
   // room for all tiles that are on their way. Which tiles are done again depends on their values alone, not on the schedule.
   int redone = 0;
-  int4 last_redone[2] = {{-1, -1, -1, 0}, {-1, -1, -1, 0}};
+  int last_redone[2] = {-1, -1};
   DEVICE bool takes_from_list(Tile& tile) {
     for (const int count = load_shared(at(L::kRedoCount)); redone < count;) {
       const u32 entry = at(L::kRedo) + 16 * (redone % L::kMaxRedo);
@@ -245,12 +245,13 @@ struct Producer {
       __syncwarp();
       if (lane == 0) store_shared(entry, -1);
       ++redone;
+      const int number = (listed.z * p.heads + listed.y) * p.tiles_m + listed.x;
       bool is_done = false;
 #pragma unroll
-      for (const int4& other : last_redone) is_done = is_done || (other.x == listed.x && other.y == listed.y && other.z == listed.z);
+      for (const int other : last_redone) is_done = is_done || other == number;
       if (is_done) continue;
       last_redone[1] = last_redone[0];
-      last_redone[0] = listed;
+      last_redone[0] = number;
       tile = {listed.x, listed.y, listed.z, Tile::kExact};
       return true;
     }
