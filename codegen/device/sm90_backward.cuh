@@ -17,7 +17,7 @@ struct Layout {
   static constexpr int kChunk = 64;  // columns of a swizzled row: 128 bytes
   static constexpr int kChunksQ = (Config::kHeadDim + kChunk - 1) / kChunk, kChunksV = (Config::kVDim + kChunk - 1) / kChunk;
   static constexpr int kSplit = Config::kWarpgroups * 64 / kN;  // warpgroups that hold the same keys
-  // Columns of a warpgroup's accumulators: all, or whole chunks of which the last may lie behind the end.
+  // Columns of a warpgroup's accumulators: all, or the first or last chunks; the one in the middle may be of both.
   static constexpr int kColumnsK = kSplit == 1 ? (Config::kHeadDim + 15) / 16 * 16 : (kChunksQ + 1) / 2 * kChunk;
   static constexpr int kColumnsV = kSplit == 1 ? (Config::kVDim + 15) / 16 * 16 : (kChunksV + 1) / 2 * kChunk;
   static constexpr int kUnits = kM / 64 * kChunksQ;  // dQ of a block, in units of 64 x 64
@@ -223,6 +223,9 @@ struct Consumer {
   }
   DEVICE int group() const { return wg / L::kSplit; }  // of 64 keys
   DEVICE int part() const { return wg % L::kSplit; }   // of the columns
+  // The first of this part's chunks, and the first that no other part has, too.
+  DEVICE int first_chunk(int chunks) const { return part() * (chunks / 2); }
+  DEVICE int first_own_chunk(int chunks) const { return part() * ((chunks + 1) / 2); }
 
   DEVICE void release(u32 barrier) {
     __syncwarp();  // lane 0 speaks for what all have read
@@ -269,10 +272,10 @@ struct Consumer {
     products_dp(dp, own_keys(L::kV), k_major(at(L::kO) + j.place() * L::kBytesO));
   }
   DEVICE void issue_dv(float (&dv)[kDV], const u32 (&w)[kW]) {
-    products_dv(dv, w, mn_major(at(L::kO) + j.place() * L::kBytesO + part() * (L::kColumnsV / 64 * L::kM * 128), L::kM * 128));
+    products_dv(dv, w, mn_major(at(L::kO) + j.place() * L::kBytesO + first_chunk(L::kChunksV) * (L::kM * 128), L::kM * 128));
   }
   DEVICE void issue_dk(float (&dk)[kDK], const u32 (&w)[kW]) {
-    products_dk(dk, w, mn_major(at(L::kQ) + j.place() * L::kBytesQ + part() * (L::kColumnsK / 64 * L::kM * 128), L::kM * 128));
+    products_dk(dk, w, mn_major(at(L::kQ) + j.place() * L::kBytesQ + first_chunk(L::kChunksQ) * (L::kM * 128), L::kM * 128));
   }
 
   // dQ of the step `late`, the unit `i` of this warpgroup's.
@@ -411,10 +414,12 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < kW; ++i) w[i] = Config::Element::pack(s[2 * i], s[2 * i + 1]);
   }
+  // Of the place of dS of a step: the first one released is that of step -1, which there is not.
+  static DEVICE u32 parity_of_release(u32 step) { return Ring<L::kPlacesS>{step + 1}.parity(); }
   // Hands dS to all warpgroups, with queries as rows. Those that hold the same keys write half of the queries each.
   DEVICE void store_ds(const u32 (&w)[kW]) {
     const Ring<L::kPlacesS> ds = {j.count};
-    mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity() ^ 1);
+    mbarrier_wait(at(L::kEmptyS, ds.place()), parity_of_release(j.count - L::kPlacesS));
     const u32 to = at(L::kS) + ds.place() * L::kBytesS + group() * (L::kM * 128) + (lane / 16 * 8 + lane % 8) * 128 +
                    (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
     constexpr int kTiles = L::kM / 16;
@@ -453,10 +458,10 @@ struct Consumer {
     }
   }
 
-  // That of the first step is of nothing, and is thrown away.
+  // That of the first step is of nothing, and is thrown away; but nobody writes what it reads before it is done.
   DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int number, int i) {
-    if (static_cast<int>(late.count) < 0) return;
     if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
+    if (static_cast<int>(late.count) < 0) return;
     begin_adding(late, i);
     add_dq(dq, number, i);
     end_adding(late, i);
@@ -581,27 +586,27 @@ struct Consumer {
     const int row = warp * 16 + lane % 16;
 #pragma unroll
     for (int i = 0; i < kColumns / 16; ++i) {
-      const int chunk = part() * (kColumns / 64) + i / 4, piece = (2 * i + lane / 16) % 8;
-      if (L::kSplit > 1 && chunk >= chunks) continue;
+      const int chunk = first_chunk(chunks) + i / 4, piece = (2 * i + lane / 16) % 8;
+      if (L::kSplit > 1 && chunk < first_own_chunk(chunks)) continue;
       store_matrix_x4(
           to + (group() * 64 + row) * 128 + chunk * (L::kN * 128) + ((piece ^ (row & 7)) << 4),
           Element::pack(acc[8 * i] * scale, acc[8 * i + 1] * scale), Element::pack(acc[8 * i + 2] * scale, acc[8 * i + 3] * scale),
           Element::pack(acc[8 * i + 4] * scale, acc[8 * i + 5] * scale), Element::pack(acc[8 * i + 6] * scale, acc[8 * i + 7] * scale));
     }
   }
-  template <int kColumns, int kDim>
+  template <int kDim>
   DEVICE void copy_out(u32 from, const TensorMap* map, Raw* to, const i64 (&stride)[3], const KeyTile& tile,
                        const typename Variant::Uniform& u) {
     constexpr int kChunks = (kDim + 63) / 64;
     const int of_block = group() * 64 + warp * 16, first = tile.n * L::kN + of_block;
     if (!to || first >= u.k_len) return;
-    const int first_chunk = L::kSplit == 1 ? 0 : part() * (kColumns / 64),
-              end_chunk = L::kSplit == 1 ? kChunks : min(first_chunk + kColumns / 64, kChunks);
+    const int begin_chunk = L::kSplit == 1 ? 0 : first_own_chunk(kChunks),
+              end_chunk = L::kSplit == 1 || part() == 1 ? kChunks : (kChunks + 1) / 2;
     if constexpr (Config::kPacked) {
       // Sequences end anywhere: row by row.
       __syncwarp();
       Raw* rows = to + (static_cast<i64>(u.first_k) + first) * stride[1] + tile.h * stride[2];
-      const int begin = first_chunk * 8, pieces = min(end_chunk * 8, kDim / 8) - begin;
+      const int begin = begin_chunk * 8, pieces = min(end_chunk * 8, kDim / 8) - begin;
       for (int i = lane; i < 16 * pieces; i += kWarp) {
         const int r = i / pieces, piece = begin + i % pieces;
         if (first + r >= u.k_len) break;
@@ -613,7 +618,7 @@ struct Consumer {
       fence_async_proxy();
       __syncwarp();
       if (lane != 0) return;
-      for (int c = first_chunk; c < end_chunk; ++c)
+      for (int c = begin_chunk; c < end_chunk; ++c)
         tma_store_4d(map, from + c * (L::kN * 128) + of_block * 128, c * L::kChunk, first, tile.h, tile.b);
       tma_store_commit();
     }
@@ -624,11 +629,10 @@ struct Consumer {
     const KeyTile tile = {words.x, words.y, words.z};
     const auto u = Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads));
     stage<L::kColumnsV>(dv, at(L::kV), L::kChunksV, 1.0f);
-    copy_out<L::kColumnsV, Config::kVDim>(at(L::kV), &p.dv_map, p.dv, p.dv_stride, tile, u);
-    const Ring<L::kPlacesS> ds = {j.count};
-    mbarrier_wait(at(L::kEmptyS, ds.place()), ds.parity());  // nobody reads K any more
+    copy_out<Config::kVDim>(at(L::kV), &p.dv_map, p.dv, p.dv_stride, tile, u);
+    mbarrier_wait(at(L::kEmptyS, Ring<L::kPlacesS>{j.count}.place()), parity_of_release(j.count));  // nobody reads K any more
     stage<L::kColumnsK>(dk, at(L::kK), L::kChunksQ, Variant::dqk_scale(p, u));
-    copy_out<L::kColumnsK, Config::kHeadDim>(at(L::kK), &p.dk_map, p.dk, p.dk_stride, tile, u);
+    copy_out<Config::kHeadDim>(at(L::kK), &p.dk_map, p.dk, p.dk_stride, tile, u);
     if (!Config::kPacked && lane == 0) tma_store_wait_read();
   }
 };

@@ -150,6 +150,7 @@ struct Consumer {
     mbarrier_wait_if(works & ~seen_k, at(L::kFullK, k.place()), k.parity());
     if (Variant::kMask == Mask::kSearch && works) {
       word = load_shared(at(L::kBlocks) + 4 * k.place());
+      __syncwarp();  // lane 0 gives the stage back for all
       block = word >> 2;
     }
   }

@@ -261,6 +261,7 @@ TEST(CudaOnHost, HopperBackward) {
       {"window", 64, 64, {2, 2, true, {200, 0, 130}, {180, 7, 140}}},
       {"alibi", 64, 64, {2, 1, false, {150}, {150}}, true},
       {"relu_squared", 96, 96, {1, 1, false, {140}, {200}}},
+      {"causal", 192, 128, {1, 1, false, {150}, {140}}, true},
   };
   HostKernels host;
   uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
@@ -277,6 +278,35 @@ TEST(CudaOnHost, HopperBackward) {
       config.block_n = one.head_dim <= 128 ? 128 : 64;
       EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
     }
+  }
+}
+
+// A kernel without one of its fences or waits, or that gives something back before all have read it.
+TEST(CudaOnHostDeathTest, RacesAreFound) {
+  GTEST_FLAG_SET(death_test_style, "fast");
+  numeric::Case c;
+  c.text = "attention all() {\n  score = qk * 0.125\n  weights = softmax(score)\n}\n";
+  c.dtype = DType::kBF16;
+  c.head_dim = c.v_dim = 64;
+  c.problems = {{1, 1, false, {520}, {128}}};
+  GpuConfig config;
+  config.warpgroups = 2;
+  config.block_m = 64;
+  config.block_n = 128;
+  const std::tuple<std::string, std::string, const char*> mutants[] = {
+      {"    fence_async_proxy();\n    __syncwarp();\n    release(", "    __syncwarp();\n    release(", "no fence of proxies"},
+      {"wait_products<1>(dk);", "wait_products<2>(dk);", "a race.* copies at barrier .* writes .* products of warp .* read"},
+      {"wait_products<0>(dq);\n      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS",
+       "if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS", "a race.* writes .* products of warp .* read"},
+  };
+  for (const auto& [original, changed, message] : mutants) {
+    numeric::BackwardCase one(c, 0, config);
+    std::string source = one.kernel.source;
+    const size_t place = source.find(original);
+    ASSERT_NE(place, std::string::npos) << original;
+    source.replace(place, original.size(), changed);
+    HostKernels host;
+    EXPECT_DEATH(host.run(source, one.plan, one.tensors, HostThreads::kHopper), message) << original;
   }
 }
 

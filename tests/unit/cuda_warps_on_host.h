@@ -11,6 +11,7 @@
 
 #define HOST_WARPS
 #include "cuda_on_host.h"
+#include "cuda_races_on_host.h"
 
 #define __shared__
 #define __align__(bytes) __attribute__((aligned(bytes)))
@@ -33,6 +34,7 @@ constexpr size_t kSlotBytes = 32;
 
 struct Barrier {
   unsigned arrived = 0, round = 0;
+  Meeting meeting;
 };
 struct Thread {
   ucontext_t context;
@@ -48,7 +50,8 @@ inline Barrier of_cta;
 inline std::vector<Barrier> of_warp;
 inline std::vector<std::array<unsigned char, kSlotBytes>> slots;  // what each thread shows its warp
 inline int votes = 0;
-inline unsigned long progress = 0;  // what has happened, that somebody may wait for
+inline std::vector<unsigned> copy_groups;  // of each thread, closed
+inline unsigned long progress = 0;         // what has happened, that somebody may wait for
 
 // Not by an exception: each thread has a stack of its own.
 [[noreturn]] inline void fail(const char* what) {
@@ -79,6 +82,13 @@ inline void wait(Barrier& barrier, unsigned count) {
   }
   for (const unsigned before = barrier.round; barrier.round == before;) yield();
 }
+// What was written before is there behind it.
+inline void meet(Barrier& barrier, unsigned count) {
+  races.arrive(threadIdx.x, barrier.meeting);
+  if (barrier.arrived + 1 == count) barrier.meeting.finish();
+  wait(barrier, count);
+  races.leave(threadIdx.x, barrier.meeting);
+}
 inline void enter() {
   (*body)();
   threads[threadIdx.x].is_done = true;
@@ -89,6 +99,8 @@ inline void enter() {
 inline void run_cta() {
   of_cta = {};
   of_warp.assign(threads.size() / kWarp, {});
+  races.start(static_cast<unsigned>(threads.size()));
+  copy_groups.assign(threads.size(), 0);
 #ifdef HOST_HOPPER
   start_hopper();
 #endif
@@ -142,23 +154,25 @@ auto exchange(const T& own, const Take& take) {
 }
 
 template <typename T>
-T load(unsigned from) {
+T load(unsigned from, const Site& site) {
+  races.read(threadIdx.x, from, sizeof(T), site);
   T value;
   std::memcpy(&value, shared + from, sizeof(T));
   return value;
 }
 template <typename T>
-void store(unsigned to, const T& value) {
+void store(unsigned to, const T& value, const Site& site) {
+  races.write(threadIdx.x, to, sizeof(T), site);
   std::memcpy(shared + to, &value, sizeof(T));
 }
 
 }  // namespace host
 
 inline void __syncthreads() {
-  host::wait(host::of_cta, static_cast<unsigned>(host::threads.size()));
+  host::meet(host::of_cta, static_cast<unsigned>(host::threads.size()));
 }
 inline void __syncwarp() {
-  host::wait(host::of_warp[threadIdx.x / host::kWarp], host::kWarp);
+  host::meet(host::of_warp[threadIdx.x / host::kWarp], host::kWarp);
 }
 inline int __syncthreads_or(int vote) {
   host::votes |= vote;
@@ -215,49 +229,56 @@ inline unsigned atomicInc(unsigned* at, unsigned last) {
 inline unsigned long __cvta_generic_to_shared(const void* pointer) {
   return static_cast<unsigned long>(static_cast<const unsigned char*>(pointer) - shared);
 }
-inline int load_shared(unsigned from) {
-  return host::load<int>(from);
+inline int load_shared(unsigned from, host::Site site = host::Site::current()) {
+  return host::load<int>(from, site);
 }
-inline int4 load_shared_x4(unsigned from) {
-  return host::load<int4>(from);
+inline int4 load_shared_x4(unsigned from, host::Site site = host::Site::current()) {
+  return host::load<int4>(from, site);
 }
-inline float4 load_shared_f32x4(unsigned from) {
-  return host::load<float4>(from);
+inline float4 load_shared_f32x4(unsigned from, host::Site site = host::Site::current()) {
+  return host::load<float4>(from, site);
 }
-inline void store_shared(unsigned to, int value) {
-  host::store(to, value);
+inline void store_shared(unsigned to, int value, host::Site site = host::Site::current()) {
+  host::store(to, value, site);
 }
-inline void store_shared_x4(unsigned to, int4 value) {
-  host::store(to, value);
+inline void store_shared_x4(unsigned to, int4 value, host::Site site = host::Site::current()) {
+  host::store(to, value, site);
 }
-inline void store_shared_f32x4(unsigned to, float4 value) {
-  host::store(to, value);
+inline void store_shared_f32x4(unsigned to, float4 value, host::Site site = host::Site::current()) {
+  host::store(to, value, site);
 }
 inline float4 load_cached_x4(const float4* from) {
   return *from;
 }
 
-inline void copy_async_x4(unsigned to, const void* from, int bytes) {
+inline void copy_async_x4(unsigned to, const void* from, int bytes, host::Site site = host::Site::current()) {
+  host::races.write({host::Races::kCopiesOfThread, threadIdx.x}, host::copy_groups[threadIdx.x] + 1, host::races.of(threadIdx.x), to, 16,
+                    site);
   std::memset(shared + to, 0, 16);
   std::memcpy(shared + to, from, static_cast<size_t>(bytes));
 }
-inline void copy_async_commit() {}
+inline void copy_async_commit() {
+  ++host::copy_groups[threadIdx.x];
+}
 template <int kPending>
-void copy_async_wait() {}
+void copy_async_wait() {
+  const unsigned closed = host::copy_groups[threadIdx.x];
+  host::races.see(host::races.of(threadIdx.x), {host::Races::kCopiesOfThread, threadIdx.x}, closed - std::min<unsigned>(closed, kPending));
+}
 
-inline void load_matrix_x4(unsigned from, unsigned (&to)[4]) {
+inline void load_matrix_x4(unsigned from, unsigned (&to)[4], host::Site site = host::Site::current()) {
   const std::array rows = host::exchange(from, [](const auto& of) {
     const unsigned row = host::lane() / 4;
     return std::array{of(row), of(8 + row), of(16 + row), of(24 + row)};
   });
-  for (unsigned i = 0; i < 4; ++i) to[i] = host::load<unsigned>(rows[i] + host::lane() % 4 * 4);
+  for (unsigned i = 0; i < 4; ++i) to[i] = host::load<unsigned>(rows[i] + host::lane() % 4 * 4, site);
 }
-inline void load_matrix_transposed_x4(unsigned from, unsigned (&to)[4]) {
+inline void load_matrix_transposed_x4(unsigned from, unsigned (&to)[4], host::Site site = host::Site::current()) {
   host::exchange(from, [&](const auto& of) {
     const unsigned row = host::lane() % 4 * 2, column = host::lane() / 4 * 2;
     for (unsigned i = 0; i < 4; ++i) {
-      const unsigned low = host::load<unsigned short>(of(8 * i + row) + column);
-      const unsigned high = host::load<unsigned short>(of(8 * i + row + 1) + column);
+      const unsigned low = host::load<unsigned short>(of(8 * i + row) + column, site);
+      const unsigned high = host::load<unsigned short>(of(8 * i + row + 1) + column, site);
       to[i] = low | high << 16;
     }
     return 0;

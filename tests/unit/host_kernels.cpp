@@ -33,7 +33,7 @@ std::string products_on_host(const std::string& cuda) {
   const std::string start = "DEVICE void products_";
   for (size_t begin = cuda.find(start); begin != std::string::npos; begin = cuda.find(start, begin + 1)) {
     const std::string function = cuda.substr(begin, cuda.find("\n}\n", begin) - begin);
-    text += function.substr(0, function.find('\n')) + "\n";
+    text += function.substr(0, function.find('\n')) + "\n  host::begin_products();\n";
     int number = 0;
     for (std::sregex_iterator step(function.begin(), function.end(), kStep), end; step != end; ++step, ++number) {
       const std::smatch& found = *step;
@@ -104,8 +104,9 @@ bool HostKernels::run(const std::string& source, const runtime::GpuPlan& plan, s
                       HostThreads threads, unsigned calls) {
   const std::string stem = (folder_ / fmt::format("kernel{}", count_++)).string();
   std::ofstream(stem + ".cpp") << host_source(source, plan, threads);
-  const std::string command = fmt::format(
-      "c++ -std=c++20 -O1 -w -Wno-psabi -fPIC -shared -ffp-contract=off -I{}/tests/unit {}.cpp -o {}.so", ATTUNE_SOURCE_DIR, stem, stem);
+  const std::string command =
+      fmt::format("c++ -std=c++20 -O1 -w -Wno-psabi -fno-gnu-unique -fPIC -shared -ffp-contract=off -I{}/tests/unit {}.cpp -o {}.so",
+                  ATTUNE_SOURCE_DIR, stem, stem);
   if (std::system(command.c_str()) != 0) throw std::runtime_error("this failed: " + command);
   void* library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) throw std::runtime_error(dlerror());
