@@ -402,14 +402,6 @@ struct Consumer {
           }
         });
   }
-  DEVICE void derivatives(float (&s)[kS], float (&dp)[kS], const RowValues& deltas) {
-    if (is_guarded()) {
-      derivatives_of<true>(s, dp, deltas);
-    } else {
-      derivatives_of<false>(s, dp, deltas);
-    }
-  }
-
   static DEVICE void convert(const float (&s)[kS], u32 (&w)[kW]) {
 #pragma unroll
     for (int i = 0; i < kW; ++i) w[i] = Config::Element::pack(s[2 * i], s[2 * i + 1]);
@@ -470,11 +462,7 @@ struct Consumer {
   // P and dS as operands, dS for all warpgroups too.
   template <bool kPlain>
   DEVICE void make_operands(float (&s)[kS], float (&dp)[kS], const RowValues& deltas, u32 (&w)[kW], u32 (&dw)[kW]) {
-    if constexpr (kPlain) {
-      derivatives_of<false>(s, dp, deltas);
-    } else {
-      derivatives(s, dp, deltas);
-    }
+    derivatives_of<!kPlain>(s, dp, deltas);  // one copy for all steps that are not plain: two of them cost registers
     convert(dp, dw);
     store_ds(dw);
     convert(s, w);
