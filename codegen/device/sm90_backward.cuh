@@ -402,6 +402,7 @@ struct Consumer {
           }
         });
   }
+
   static DEVICE void convert(const float (&s)[kS], u32 (&w)[kW]) {
 #pragma unroll
     for (int i = 0; i < kW; ++i) w[i] = Config::Element::pack(s[2 * i], s[2 * i + 1]);

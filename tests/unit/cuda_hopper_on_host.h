@@ -223,7 +223,7 @@ struct Copy {
 
   Copy(unsigned counted_at, const Site& asked_at)
       : barrier(counted_at),
-        party{Races::kCopiesAtBarrier, counted_at / 8 % 256},
+        party{Races::kCopiesAtBarrier, counted_at / 8 % Races::kBarriers},
         number(races.begin(party)),
         known(races.of(threadIdx.x)),
         site(asked_at) {}
@@ -317,11 +317,7 @@ inline void store_matrix_transposed_x4(unsigned to, unsigned a, unsigned b, unsi
   });
 }
 inline int add_shared(unsigned to, int value) {
-  int before;
-  std::memcpy(&before, shared + to, sizeof(before));
-  const int after = before + value;
-  std::memcpy(shared + to, &after, sizeof(after));
-  return before;
+  return atomicAdd(reinterpret_cast<int*>(shared + to), value);  // whoever adds, in any order: no race
 }
 inline float2 load_shared_f32_x2(unsigned from, host::Site site = host::Site::current()) {
   return host::load<float2>(from, site);

@@ -283,7 +283,6 @@ TEST(CudaOnHost, HopperBackward) {
 
 // A kernel without one of its fences or waits, or that gives something back before all have read it.
 TEST(CudaOnHostDeathTest, RacesAreFound) {
-  GTEST_FLAG_SET(death_test_style, "fast");
   numeric::Case c;
   c.text = "attention all() {\n  score = qk * 0.125\n  weights = softmax(score)\n}\n";
   c.dtype = DType::kBF16;

@@ -45,13 +45,14 @@ struct Meeting {
 class Races {
  public:
   enum Kind : unsigned { kThread, kCopiesOfThread, kProductsOfWarp, kStoresOfWarp, kCopiesAtBarrier, kKinds };
+  static constexpr unsigned kBarriers = 256;  // places that may have one; more than there are side by side
   struct Party {
     Kind kind;
     unsigned number;
   };
 
   void start(unsigned threads) {
-    const unsigned counts[] = {threads, threads, threads / 32, threads / 32, 256};
+    const unsigned counts[] = {threads, threads, threads / 32, threads / 32, kBarriers};
     unsigned end = 0;
     for (unsigned kind = 0; kind < kKinds; ++kind) {
       first_[kind] = end;
@@ -90,22 +91,20 @@ class Races {
   void read(Party party, unsigned when, const Knowledge& known, unsigned at, unsigned bytes, const Site& site) {
     const Access access = {index(party), when, site};
     for (unsigned place = at / kGrain; place < (at + bytes) / kGrain; ++place) {
-      Cell& cell = cells_.at(place);
+      Cell& cell = cell_at(place);
       check(cell.write, true, access, false, known, place);
       std::erase_if(cell.reads, [&](const Access& before) { return is_known(before, known); });
-      if (cell.reads.empty()) used_.push_back(place);
       cell.reads.push_back(access);
     }
   }
   void write(Party party, unsigned when, const Knowledge& known, unsigned at, unsigned bytes, const Site& site) {
     const Access access = {index(party), when, site};
     for (unsigned place = at / kGrain; place < (at + bytes) / kGrain; ++place) {
-      Cell& cell = cells_.at(place);
+      Cell& cell = cell_at(place);
       check(cell.write, true, access, true, known, place);
       for (const Access& before : cell.reads) check(before, false, access, true, known, place);
       cell.reads.clear();
       cell.write = access;
-      used_.push_back(place);
     }
   }
 
@@ -120,6 +119,11 @@ class Races {
     std::vector<Access> reads;
   };
 
+  Cell& cell_at(unsigned place) {
+    Cell& cell = cells_.at(place);
+    if (cell.write.when == 0 && cell.reads.empty()) used_.push_back(place);
+    return cell;
+  }
   unsigned index(Party party) const { return first_[party.kind] + party.number; }
   Party party_of(unsigned index) const {
     unsigned kind = kKinds - 1;
@@ -148,7 +152,7 @@ class Races {
   std::vector<unsigned> ends_;
   std::vector<Knowledge> known_;
   std::vector<Cell> cells_;
-  std::vector<unsigned> used_;
+  std::vector<unsigned> used_;  // cells that are not as they were at the start
 };
 inline Races races;
 
