@@ -71,7 +71,7 @@ sanitize() {
     # Asking for the current context where there is none is no error.
     options=() filter='*Captured*'
     if [[ $tool == memcheck ]]; then options=(--report-api-errors no) filter='*Agree*:*Captured*'; fi
-    part "$tool $name" env ATTUNE_GPU_RANDOM=0 ATTUNE_GPU_SECONDS=60 compute-sanitizer --tool "$tool" "${options[@]}" --error-exitcode 9 \
+    part "$tool $name" env ATTUNE_RACECHECK=$([[ $tool == racecheck ]] && echo 1) ATTUNE_GPU_RANDOM=0 ATTUNE_GPU_SECONDS=60 compute-sanitizer --tool "$tool" "${options[@]}" --error-exitcode 9 \
       --print-limit 20 "$1" --gtest_brief=1 "--gtest_filter=$filter"
   done
 }

@@ -129,6 +129,7 @@ const Nvrtc& nvrtc() {
 std::vector<std::string> flags() {
   std::vector<std::string> flags = {"-std=c++17", "--ptxas-options=-v"};
   if (nvrtc().known_version().major >= 13) flags.emplace_back("--no-cache");  // ours is enough; version 12 may not know the flag
+  if (const char* all = std::getenv("ATTUNE_RACECHECK"); all && std::string_view(all) == "1") flags.emplace_back("-DATTUNE_RACECHECK");
   return flags;
 }
 

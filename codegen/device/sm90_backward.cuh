@@ -39,7 +39,7 @@ struct Layout {
   static constexpr int kTurn = kEmptyS + 8 * kPlacesS, kAdded = kTurn + 8 * kPlacesS;  // deterministic
   static constexpr int kBytes = kAdded + 8 * kPlacesS;
 
-  static constexpr int kConsumerWarps = 4 * Config::kWarpgroups;
+  static constexpr int kArrivals = 4 * Config::kWarpgroups * kArrivalsOfWarp;  // of the consumers
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
   static_assert(kN % 64 == 0 && kM % 64 == 0 && (kSplit == 1 || kSplit == 2) && kSplit * kN == 64 * Config::kWarpgroups);
@@ -229,7 +229,7 @@ struct Consumer {
 
   DEVICE void release(u32 barrier) {
     __syncwarp();  // lane 0 speaks for what all have read
-    if (lane == 0) mbarrier_arrive(barrier);
+    if (lane < kArrivalsOfWarp) mbarrier_arrive(barrier);
   }
   // What is derived from these is computed again in each step rather than kept in registers.
   DEVICE void forget_addresses() {
@@ -645,15 +645,15 @@ DEVICE void attention_backward_sm90(const Params& p) {
     for (int i = 0; i < Config::kStages; ++i) {
       mbarrier_init(at(L::kFullQ, i), 1);
       mbarrier_init(at(L::kFullO, i), 1);
-      mbarrier_init(at(L::kEmptyQ, i), L::kConsumerWarps);
-      mbarrier_init(at(L::kEmptyO, i), L::kConsumerWarps);
+      mbarrier_init(at(L::kEmptyQ, i), L::kArrivals);
+      mbarrier_init(at(L::kEmptyO, i), L::kArrivals);
     }
     for (int i = 0; i < L::kPlacesS; ++i) {
-      mbarrier_init(at(L::kFullS, i), L::kConsumerWarps);
-      mbarrier_init(at(L::kEmptyS, i), L::kConsumerWarps);
+      mbarrier_init(at(L::kFullS, i), L::kArrivals);
+      mbarrier_init(at(L::kEmptyS, i), L::kArrivals);
       if constexpr (Config::kDeterministic) {
         mbarrier_init(at(L::kTurn, i), 2);  // the turn has come; the place is free
-        mbarrier_init(at(L::kAdded, i), L::kConsumerWarps);
+        mbarrier_init(at(L::kAdded, i), L::kArrivals);
       }
     }
     mbarrier_fence_init();

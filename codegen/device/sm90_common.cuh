@@ -9,6 +9,13 @@ struct Ring {
   DEVICE void next() { ++count; }
 };
 
+// Lane 0 arrives for its warp, behind a __syncwarp. A race finder that follows each thread's own arrivals only takes that for a race.
+#ifdef ATTUNE_RACECHECK
+constexpr int kArrivalsOfWarp = kWarp;
+#else
+constexpr int kArrivalsOfWarp = 1;
+#endif
+
 struct Places {
   u32 base;  // of shared memory
   DEVICE u32 operator()(int offset) const { return base + offset; }

@@ -215,6 +215,16 @@ TEST_F(Nvrtc, AnUnknownArchNamesTheLibrary) {
                                      version.major, version.minor, version.path, nvrtc_flags())));
 }
 
+TEST_F(Nvrtc, RacecheckHasKernelsOfItsOwn) {
+  const std::string usual = nvrtc_flags();
+  setenv("ATTUNE_RACECHECK", "1", 1);
+  const std::string all_arrive = nvrtc_flags();
+  const std::string log = error_of([] { compile_gpu({"#ifdef ATTUNE_RACECHECK\n#error all arrive\n#endif\n", "sm_90a"}); });
+  unsetenv("ATTUNE_RACECHECK");
+  EXPECT_EQ(all_arrive, usual + " -DATTUNE_RACECHECK");
+  EXPECT_THAT(log, HasSubstr("all arrive"));
+}
+
 TEST_F(Nvrtc, StopsWhenAsked) {
   std::stop_source stop;
   stop.request_stop();
