@@ -36,6 +36,9 @@ ForwardVariant::ForwardVariant(const Lowered& lowered, const GpuKernelOptions& o
     for (ValueId id = 0; id < graph.size(); ++id)
       is_near_ = is_near_ || (needed[id] && graph[id].op == Op::k_tanh && lowered.rate(id) == Rate::kElement);
   }
+  // What feeders bring is of a Pair, which the line of a block's first key has not.
+  if (config.skeleton == GpuSkeleton::kSm90 && config.stale && config.feed_stages == 0) line_ = split_line(graph, score2_);
+  if (line_) roots.element.insert(roots.element.end(), {line_->line, line_->slope, line_->rest});
   const ValueId weight = roots.element[0];
   place_values(std::move(roots), weight);
   if (config.feed_stages > 0) find_feeds();
@@ -97,6 +100,7 @@ std::string ForwardVariant::text() const {
   if (is_softmax()) {
     text += element_text("score2", score2_, true);
     if (is_near_) text += element_text("score2_near", score2_, true, "float qk, bool exact, float& spread", true);
+    if (line_) text += line_text();
     if (ir_.factor != kNoValue) text += element_text("factor", ir_.factor, false);
   } else {
     text += element_text("weight", ir_.weight, true) + sigmoid_text();
@@ -114,8 +118,16 @@ std::string ForwardVariant::text() const {
 }
 
 std::string ForwardVariant::constants_text() const {
-  return kinds_text() + fmt::format("  static constexpr bool kSink = {}, kFactor = {}, kFactorOfScore = {}, kNear = {};\n",
-                                    sink2_ != kNoValue, ir_.factor != kNoValue, factor_of_score_, is_near_);
+  return kinds_text() + fmt::format("  static constexpr bool kSink = {}, kFactor = {}, kFactorOfScore = {}, kNear = {}, kLine = {};\n",
+                                    sink2_ != kNoValue, ir_.factor != kNoValue, factor_of_score_, is_near_, line_.has_value());
+}
+
+std::string ForwardVariant::line_text() const {
+  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, std::array{line_->slope});
+  const std::string slope = writer.value(line_->slope);
+  return "  // score2 = above_line + line, which is affine in k_idx.\n" + element_text("line", line_->line, true, "") +
+         cuda_function(fmt::format("float slope({})", kOfCall), writer.take_statements() + cuda_return(slope)) +
+         element_text("above_line", line_->rest, true, is_near_ ? "float qk, bool exact, float& spread" : "float qk", is_near_);
 }
 
 // What feeder warps and those that they feed do; sm90_feed.cuh has the vocabulary.

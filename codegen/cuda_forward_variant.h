@@ -1,8 +1,11 @@
 // A program as the `Variant` of a forward kernel.
 #pragma once
 
+#include <optional>
+
 #include "codegen/cuda_variant.h"
 #include "codegen/feeds.h"
+#include "codegen/score_line.h"
 
 namespace attune::codegen {
 
@@ -19,6 +22,7 @@ class ForwardVariant : public CudaVariant {
  private:
   std::string constants_text() const;
   void find_feeds();
+  std::string line_text() const;
   std::string feeds_text() const;
   std::string pairs_text() const;
   std::string columns_text() const;
@@ -33,6 +37,7 @@ class ForwardVariant : public CudaVariant {
   ValueId sink2_ = kNoValue;
   bool factor_of_score_ = false;
   bool is_near_ = false;              // tiles may take a polynomial for tanh
+  std::optional<ScoreLine> line_;     // of score2
   std::vector<ValueId> fed_columns_;  // members of Column that come of tensors
   bool carries_outside_ = false;      // and what they clamped
   std::vector<TableRead> fed_tables_;

@@ -173,8 +173,9 @@ std::string CudaVariant::element_text(std::string_view name, ValueId root, bool 
   } else {
     body += cuda_line(4, fmt::format("const float {} = {};", name, value)) + raised + cuda_return(std::string(name));
   }
-  return cuda_function(fmt::format("float {}({}, {})", name, arguments, of_pairs_.empty() && tables_.empty() ? kOfPair : kOfFedPair), body,
-                       true);
+  return cuda_function(fmt::format("float {}({}{}{})", name, arguments, arguments.empty() ? "" : ", ",
+                                   of_pairs_.empty() && tables_.empty() ? kOfPair : kOfFedPair),
+                       body, true);
 }
 
 std::string CudaVariant::sigmoid_text() const {

@@ -61,8 +61,8 @@ struct Consumer {
   // The tile whose scores are being computed: its kind, the first of this thread's rows.
   int kind, first_row;
   int block, first_block;
-  int word;  // kSearch: the block's, see Producer::search_blocks
-  KeyRange full;       // blocks of which all rows of the warpgroup keep all keys
+  int word;       // kSearch: the block's, see Producer::search_blocks
+  KeyRange full;  // blocks of which all rows of the warpgroup keep all keys
   typename Variant::Uniform uniform;
   typename Variant::Row rows[2];
   Statistics stats;
@@ -184,8 +184,8 @@ struct Consumer {
     products_pv(o, w, mn_major(at(L::kV) + v.place() * L::kBytesV, Config::kBlockN * 128), accumulates);
   }
 
-  // Calls f(element, place of its row, row, key, column, whether the mask keeps the pair) for all elements of the block; kGuarded: where keys
-  // may lie behind the last one.
+  // Calls f(element, place of its row, row, key, column, whether the mask keeps the pair) for all elements of the block; kGuarded: where
+  // keys may lie behind the last one.
   template <bool kGuarded, typename Function>
   DEVICE void for_each(const Function& f) {
     const int first_k = block * Config::kBlockN + lane % 4 * 2, r = first_row;
@@ -306,6 +306,33 @@ struct Consumer {
     }
   }
 
+  // The line of both rows at this thread's first key of the block, above their references.
+  DEVICE void start_lines(float (&lines)[2]) const {
+    if constexpr (Variant::kLine) {
+      const int k_idx = block * Config::kBlockN + lane % 4 * 2;
+      const auto column = Variant::template column<false>(k_idx, p, uniform);
+#pragma unroll
+      for (int place = 0; place < 2; ++place) {
+        const int q_idx = min(first_row + 8 * place, uniform.q_len - 1);
+        lines[place] = Variant::template line<false>(q_idx, k_idx, p, uniform, rows[place], column, true) - stats.reference[place];
+      }
+    }
+  }
+  // The score of element i above the reference of its row.
+  DEVICE float above_reference(float qk, float& spread, const float (&lines)[2], int i, int q_idx, int k_idx, int place,
+                               const Pair& column) {
+    if constexpr (!Variant::kLine) {
+      return score2<false, false>(qk, spread, q_idx, k_idx, place, column, true) - stats.reference[place];
+    } else {
+      const float line = fmaf(Variant::slope(p, uniform), static_cast<float>(i / 4 * 8 + i % 2), lines[place]);
+      if constexpr (Variant::kNear) {
+        return Variant::template above_line<false>(qk, false, spread, q_idx, k_idx, p, uniform, rows[place], column, true) + line;
+      } else {
+        return Variant::template above_line<false>(qk, q_idx, k_idx, p, uniform, rows[place], column, true) + line;
+      }
+    }
+  }
+
   // The score of a pair, in powers of two. kNear: `spread` grows, beyond kGreatestSpread if a score of the block is not fit for it.
   template <bool kGuarded, bool kExact>
   DEVICE float score2(float qk, float& spread, int q_idx, int k_idx, int place, const Pair& column, bool keeps) {
@@ -320,8 +347,8 @@ struct Consumer {
     stats = {{-kInfinity, -kInfinity}, {0.0f, 0.0f}};
     needs_exact = true;
   }
-  // exp2(score2 - reference) and the sums, the reference being the greatest score so far. `scale` is what O has to be multiplied with; where
-  // a tile begins it stays, O being that of the tile before.
+  // exp2(score2 - reference) and the sums, the reference being the greatest score so far. `scale` is what O has to be multiplied with;
+  // where a tile begins it stays, O being that of the tile before.
   template <bool kGuarded>
   DEVICE void softmax_exact(float (&s)[kS], float (&scale)[2], bool begins) {
     float greatest[2] = {-kInfinity, -kInfinity}, spread = 0.0f;
@@ -362,10 +389,10 @@ struct Consumer {
 
   // Without a maximum; true if O has to be scaled.
   DEVICE bool softmax_stale(float (&s)[kS], float (&scale)[2]) {
-    float spread = 0.0f;
+    float spread = 0.0f, lines[2];
+    start_lines(lines);
     for_each<false>([&](int i, int place, int q_idx, int k_idx, const Pair& column, bool) {
-      const float qk = s[i], x = score2<false, false>(qk, spread, q_idx, k_idx, place, column, true);
-      const float e = exp2_approx(x - stats.reference[place]);
+      const float qk = s[i], e = exp2_approx(above_reference(qk, spread, lines, i, q_idx, k_idx, place, column));
       stats.sum[place] += e;
       s[i] = times_factor<false>(e, qk, place, q_idx, k_idx, column, true);
     });

@@ -35,7 +35,7 @@ static_assert(sizeof(Params) == 768);
 struct Variant {
   static constexpr Weight kWeight = Weight::kSoftmax;
   static constexpr Mask kMask = Mask::kSearch;
-  static constexpr bool kSink = false, kFactor = true, kFactorOfScore = false, kNear = false;
+  static constexpr bool kSink = false, kFactor = true, kFactorOfScore = false, kNear = false, kLine = false;
 
   struct Uniform {
     int b, h, kv_h, q_len, k_len, first_q, first_k;

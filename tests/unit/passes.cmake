@@ -5,6 +5,7 @@ attune_test(attune_passes_tests unit
   unit/passes_lower_test.cpp
   unit/passes_print_test.cpp
   unit/passes_rates_test.cpp
+  unit/passes_score_line_test.cpp
   unit/passes_simplify_test.cpp
   LIBS attune_codegen attune_dsl fmt::fmt
 )
