@@ -14,9 +14,6 @@ class BackwardVariant : public CudaVariant {
   BackwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config);
 
   std::string text() const;
-  // What one block of queries needs in memory so that tiles can be classified.
-  size_t extent_bytes() const { return CudaVariant::extent_bytes(Rate::kRow); }
-  size_t column_extent_bytes() const { return CudaVariant::extent_bytes(Rate::kColumn); }
   bool uses_delta() const { return backward_.uses_delta; }
   // Whether anything has to be done before and behind the main kernels, whatever these leave to do.
   bool is_prepared() const;

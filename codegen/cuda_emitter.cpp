@@ -192,7 +192,8 @@ class GeneratedForward {
                                      : sm80_shared_bytes(options, config);
     if (is_sm90() && variant_.is_searched()) {
       kernel_.extents_name = lowered.ir.name + "_extents";
-      kernel_.extent_bytes = variant_.extent_bytes();
+      kernel_.row_extent_bytes = variant_.row_extent_bytes();
+      kernel_.column_extent_bytes = variant_.column_extent_bytes();
     }
   }
 
@@ -205,7 +206,7 @@ class GeneratedForward {
   }
   std::string kernels(const GpuSkeletonText& skeleton) const {
     std::string text = kernel_text(kernel_.name, kernel_.threads, skeleton.function);
-    if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, kSideThreads, "column_extents_sm90");
+    if (!kernel_.extents_name.empty()) text += kernel_text(kernel_.extents_name, kSideThreads, "extents_sm90");
     return text;
   }
 
@@ -242,7 +243,7 @@ class GeneratedBackward {
       kernel_.shared_bytes = sm90_backward_shared_bytes(options, config);
       if (variant_.is_searched()) {
         kernel_.extents_name = name + "_extents";
-        kernel_.extent_bytes = variant_.extent_bytes();
+        kernel_.row_extent_bytes = variant_.row_extent_bytes();
         if (options.deterministic) kernel_.column_extent_bytes = variant_.column_extent_bytes();
       }
     } else {

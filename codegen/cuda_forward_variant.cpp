@@ -110,7 +110,8 @@ std::string ForwardVariant::text() const {
   if (is_searched()) {
     text += extent_text(Rate::kRow) + extent_text(Rate::kColumn) + classify_text();
     if (config_.skeleton == GpuSkeleton::kSm90)
-      text += stored_text(Rate::kColumn, "stored_extents", "p.extents", "(p.k_len + Config::kBlockN - 1) / Config::kBlockN");
+      text += stored_text(Rate::kRow, "stored_row_extents", "p.row_extents", "p.tiles_m") +
+              stored_text(Rate::kColumn, "stored_extents", "p.extents", "(p.k_len + Config::kBlockN - 1) / Config::kBlockN");
   } else {
     text += range_text("kept_keys", "q", bounds_.kept_keys) + range_text("full_keys", "q", bounds_.full_keys);
   }

@@ -14,8 +14,6 @@ class ForwardVariant : public CudaVariant {
   ForwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config);
 
   std::string text() const;
-  // What one block of keys needs in memory so that tiles can be classified.
-  size_t extent_bytes() const { return CudaVariant::extent_bytes(Rate::kColumn); }
   // What feeder warps bring of each block of keys, for a warpgroup; 0: nothing.
   int feed_bytes() const;
 

@@ -131,6 +131,7 @@ ParamsLayout forward_params(const Ir& ir, const GpuParamsOptions& options) {
   layout.add("out", "Raw*");
   layout.add("lse", "float*");
   if (!is_sm90) layout.add("parts", "void*");
+  if (is_sm90 && options.has_extents) layout.add("row_extents", "void*");
   add_strides({"q_stride", "k_stride", "v_stride", "out_stride", "lse_stride"}, layout);
   add_call(options, {"tiles_m"}, layout);
   if (!is_sm90) layout.add("splits", "int");

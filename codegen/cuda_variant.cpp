@@ -236,9 +236,14 @@ std::string CudaVariant::extent_text(Rate rate) const {
   const char* type = is_row ? "RowExtent" : "ColumnExtent";
   std::string body = fmt::format("    {} extent;\n", type) + declared_outside(writer) + start;
   if (!operands.empty()) {
+    // Loads do not wait for each other: behind the end the last element counts again.
     body += fmt::format(
-        "    for (int {0}_idx = first_{0} + static_cast<int>(threadIdx.x) % kWarp; {0}_idx <= last_{0}; {0}_idx += kWarp) {{\n", index);
-    body += cuda_indented(writer.take_statements() + fold) + "    }\n" + finish;
+        "    for (int first = first_{0} + static_cast<int>(threadIdx.x) % kWarp; first <= last_{0}; first += 4 * kWarp) {{\n"
+        "#pragma unroll\n"
+        "      for (int i = 0; i < 4; ++i) {{\n"
+        "        const int {0}_idx = min(first + i * kWarp, last_{0});\n",
+        index);
+    body += cuda_indented(cuda_indented(writer.take_statements() + fold)) + "      }\n    }\n" + finish;
   }
   if (writer.clamps()) body += "    raise(outside, p.index_flag);\n";
   return cuda_struct(type, members) +

@@ -24,6 +24,9 @@ class CudaVariant {
   bool is_searched() const { return bounds_.kind == MaskBounds::Kind::kTileMap; }
   // Whether an index depends on data.
   bool has_index_flag() const;
+  // What one block of queries or keys needs in memory so that tiles can be classified.
+  size_t row_extent_bytes() const { return extent_bytes(Rate::kRow); }
+  size_t column_extent_bytes() const { return extent_bytes(Rate::kColumn); }
 
  protected:
   CudaVariant(const Lowered& lowered, const GpuKernelOptions& options);
@@ -34,8 +37,6 @@ class CudaVariant {
   // Once, when all nodes are there. To `roots` come those of the mask, except ranges, and of the sigmoid; `weight`: what is named "scale"
   // and "bias" in it.
   void place_values(CudaRoots roots, ValueId weight);
-  // What one block of rows or columns needs in memory so that tiles can be classified.
-  size_t extent_bytes(Rate rate) const;
 
   std::string kinds_text() const;
   std::string uniform_text() const;
@@ -67,6 +68,7 @@ class CudaVariant {
   std::map<ValueId, CudaWriter::Table> tables_;
 
  private:
+  size_t extent_bytes(Rate rate) const;
   void find_sigmoid();
   ValueId without_qk(ValueId root);
   std::string center_text() const;

@@ -124,7 +124,7 @@ int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config,
   const int feeds = config.feed_stages * config.warpgroups;
   // The ring has the place of three warpgroups at least, so that choices do not hang on 64 bytes.
   const int ring = 4 * 4 * ceil_to(6 + 3 * std::max(config.warpgroups, 3), 4),
-            barriers = 3 * config.buffers_q + 4 * config.stages + 9 + 2 * feeds;
+            barriers = 3 * config.buffers_q + 5 * config.stages + 9 + 2 * feeds;
   const int small = ceil_to(ring + ceil_to(4 * config.stages, 8) + 8 * barriers + 4, 16);
   constexpr int kAlignment = 1024, kRedo = 16 * 96;
   return ceil_to(q + kv + feeds * feed_bytes + kAlignment + small + (redoes ? kRedo : 0), 128);

@@ -159,7 +159,7 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
   const int64_t lse2 = workspace.place(row_bytes), delta = workspace.place(row_bytes);
   const int columns = (options.head_dim + 63) / 64 * 64;
   const int64_t dq_sum = workspace.place(is_sm90 ? rows * columns * static_cast<int64_t>(sizeof(float)) : 0);
-  const int64_t extents = workspace.place(int64_t{blocks_q} * static_cast<int64_t>(kernel.extent_bytes));
+  const int64_t extents = workspace.place(int64_t{blocks_q} * static_cast<int64_t>(kernel.row_extent_bytes));
   const int side_grid = std::max(1, blocks_q);
   plan.sources.push_back({kernel.source, options.arch});
 

@@ -68,10 +68,11 @@ struct GpuKernel {
   int threads = 0;
   uint32_t shared_bytes = 0;
   // A kernel of the same source and arguments that runs before it, if the tiles of the mask have to be classified (sm90): a warp for each
-  // block of keys (backward: of queries) of each head and batch, of which it writes `extent_bytes` at most into the workspace.
+  // block of keys and each tile of queries (backward: for each block of queries) of each head and batch, of which it writes
+  // `column_extent_bytes` and `row_extent_bytes` at most into the workspace.
   std::string extents_name;
-  size_t extent_bytes = 0;
-  size_t column_extent_bytes = 0;  // sm90 backward, deterministic: the same of blocks of keys, by `prepare`
+  size_t row_extent_bytes = 0;
+  size_t column_extent_bytes = 0;  // backward: where deterministic, by `prepare`
   size_t part_bytes = 0;           // sm80 forward: what one of several splits of a tile leaves in the workspace
   // Backward: kernels of the same source and arguments around `name`, in this order; one whose name is empty has nothing to do. `prepare`
   // and `finish` run CTAs of `side_threads` threads, one for each block of block_m queries of each head and batch, and at least one.

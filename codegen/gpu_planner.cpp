@@ -323,7 +323,10 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   argument.patch("lse", GpuPatch::Kind::kTensor, GpuTensorIndex::kLse);
   argument.set("lse_stride", problem.lse);
   argument.patch("counter", GpuPatch::Kind::kWorkspace, 0);
+  const int heads = problem.batch * problem.heads, blocks = ceil_div(problem.k_len, config.block_n);
+  const int64_t column_extents = ceil_div(int64_t{blocks} * heads * static_cast<int64_t>(kernel.column_extent_bytes), 16) * 16;
   argument.patch("extents", GpuPatch::Kind::kWorkspace, kCounterBytes);
+  argument.patch("row_extents", GpuPatch::Kind::kWorkspace, kCounterBytes + column_extents);
   if (config.splits > 1) {
     // A counter for each tile, then the parts.
     const size_t counters = static_cast<size_t>(ceil_div(int64_t{tiles} * 4, kCounterBytes)) * kCounterBytes;
@@ -343,14 +346,13 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
   argument.set("section_heads", int32_t{section});
   set_problem(lowered.ir, problem, argument);
   if (!kernel.extents_name.empty()) {
-    const int64_t extents = int64_t{ceil_div(problem.k_len, config.block_n)} * problem.batch * problem.heads;
     GpuLaunch before = launch;
     before.kernel = kernel.extents_name;
     before.block = {128, 1, 1};
-    before.grid = {static_cast<uint32_t>(ceil_div(extents, 128 / 32)), 1, 1};
+    before.grid = {static_cast<uint32_t>(ceil_div((blocks + tiles_m) * heads, 128 / 32)), 1, 1};
     before.shared_bytes = 0;
     plan.launches.push_back(std::move(before));
-    plan.workspace_bytes += static_cast<size_t>(extents) * kernel.extent_bytes;
+    plan.workspace_bytes += static_cast<size_t>(column_extents) + static_cast<size_t>(int64_t{tiles_m} * heads) * kernel.row_extent_bytes;
   }
   plan.launches.push_back(std::move(launch));
   return plan;

@@ -636,17 +636,23 @@ struct Consumer {
   }
 };
 
-// kSearch: what is known of the columns of each block of keys, by a warp each, before the tiles are classified.
+// kSearch: what is known of the columns of each block of keys and of the rows of each tile, by a warp each, before the tiles are
+// classified.
 template <typename Config, typename Variant>
-DEVICE void column_extents_sm90(const Params& p) {
-  const int blocks = (p.k_len + Config::kBlockN - 1) / Config::kBlockN;
-  const int number = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp, head = number / blocks, block = number % blocks;
+DEVICE void extents_sm90(const Params& p) {
+  constexpr int kRows = Layout<Config>::kRowsQ;
+  const int blocks = (p.k_len + Config::kBlockN - 1) / Config::kBlockN, of_head = blocks + p.tiles_m;
+  const int number = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) / kWarp, head = number / of_head;
   if (head >= p.batch * p.heads) return;
   const auto u = Variant::uniform(p, head / p.heads, head % p.heads);
-  const int first = block * Config::kBlockN;
-  if (first >= u.k_len) return;
-  const auto extent = Variant::column_extent(first, min(first + Config::kBlockN, u.k_len) - 1, p, u);
-  if (threadIdx.x % kWarp == 0) Variant::stored_extents(p, u.b, u.h)[block] = extent;
+  const int block = number % of_head, tile = block - blocks;
+  if (tile < 0 && block * Config::kBlockN < u.k_len) {
+    const auto extent = Variant::column_extent(block * Config::kBlockN, min((block + 1) * Config::kBlockN, u.k_len) - 1, p, u);
+    if (threadIdx.x % kWarp == 0) Variant::stored_extents(p, u.b, u.h)[block] = extent;
+  } else if (tile >= 0 && tile * kRows < u.q_len) {
+    const auto extent = Variant::row_extent(tile * kRows, min((tile + 1) * kRows, u.q_len) - 1, p, u);
+    if (threadIdx.x % kWarp == 0) Variant::stored_row_extents(p, u.b, u.h)[tile] = extent;
+  }
 }
 
 template <typename Config, typename Variant>
@@ -664,6 +670,7 @@ DEVICE void attention_forward_sm90(const Params& p) {
     for (int i = 0; i < Config::kStages; ++i) {
       mbarrier_init(at(L::kFullK, i), 1);
       mbarrier_init(at(L::kFullV, i), 1);
+      mbarrier_init(at(L::kSaid, i), 1);
       mbarrier_init(at(L::kEmptyK, i), L::kConsumerWarps + (Variant::kMask == Mask::kSearch ? L::kFeeders : 0));
       mbarrier_init(at(L::kEmptyV, i), L::kConsumerWarps);
     }

@@ -23,7 +23,7 @@ struct Layout {
   static constexpr int kQ = 0, kK = kQ + Config::kBuffersQ * Config::kWarpgroups * kBytesQ, kV = kK + Config::kStages * kBytesK;
   static constexpr int kFeedStages = FeedOf<Config>::kStages, kBytesF = FeedOf<Config>::kBytes;
   static constexpr int kFeeders = kFeedStages > 0 ? Config::kWarpgroups : 0;
-  static constexpr int kF = kV + Config::kStages * kBytesV;           // rings of feeders, a warpgroup's stages side by side
+  static constexpr int kF = kV + Config::kStages * kBytesV;             // rings of feeders, a warpgroup's stages side by side
   static constexpr int kTiles = kF + kFeeders * kFeedStages * kBytesF;  // ring of tiles
   static constexpr int kPlacesT = 4, kWordsT = (6 + 3 * Config::kWarpgroups + 3) / 4 * 4;
   static constexpr int kBlocks = kTiles + kPlacesT * kWordsT * 4;  // kSearch: which block stands in each stage of K
@@ -31,7 +31,8 @@ struct Layout {
   static constexpr int kFullQ = kBarriers, kEmptyQ = kFullQ + 8 * Config::kBuffersQ;
   static constexpr int kFullK = kEmptyQ + 8 * Config::kBuffersQ, kEmptyK = kFullK + 8 * Config::kStages;
   static constexpr int kFullV = kEmptyK + 8 * Config::kStages, kEmptyV = kFullV + 8 * Config::kStages;
-  static constexpr int kFullT = kEmptyV + 8 * Config::kStages, kEmptyT = kFullT + 8 * kPlacesT;
+  static constexpr int kSaid = kEmptyV + 8 * Config::kStages;  // kSearch: of a stage of K, to feeders, which begin while it is on its way
+  static constexpr int kFullT = kSaid + 8 * Config::kStages, kEmptyT = kFullT + 8 * kPlacesT;
   static constexpr int kFullO = kEmptyT + 8 * kPlacesT;  // one for each buffer of Q
   static constexpr int kDrained = kFullO + 8 * Config::kBuffersQ;
   static constexpr int kFullF = kDrained + 8, kEmptyF = kFullF + 8 * kFeeders * kFeedStages;
@@ -49,7 +50,7 @@ struct Layout {
 // One tile of queries.
 struct Tile {
   enum Kind { kWork, kExact, kEmpty, kDrain, kEnd };  // kEmpty: for a warpgroup that has no rows of it
-  int m;  // rows from m * Layout::kRowsQ on
+  int m;                                              // rows from m * Layout::kRowsQ on
   int h, b;
   int kind;
 };
@@ -160,7 +161,10 @@ struct Producer {
   DEVICE void load_k(int block, int word, const Uniform& u) {
     mbarrier_wait(at(L::kEmptyK, k.place()), k.parity() ^ 1);
     if (lane == 0) {
-      if (Variant::kMask == Mask::kSearch) store_shared(at(L::kBlocks) + 4 * k.place(), word);
+      if constexpr (Variant::kMask == Mask::kSearch) {
+        store_shared(at(L::kBlocks) + 4 * k.place(), word);
+        mbarrier_arrive(at(L::kSaid, k.place()));
+      }
       load_keys<L::kChunksQ>(at(L::kFullK, k.place()), at(L::kK) + k.place() * L::kBytesK, &p.k_map, u.first_k + block * Config::kBlockN,
                              u);
     }
@@ -200,36 +204,45 @@ struct Producer {
     }
   }
 
-  // Classifies 32 blocks at a time, a lane each.
+  // Classifies 128 blocks at a time, four a lane: time goes by while extents are on their way.
   DEVICE void search_blocks(const Tile& tile, const Uniform& u) {
+    constexpr int kAtOnce = 4;
     const int first_q = tile.m * L::kRowsQ, last_q = min(first_q + L::kRowsQ, u.q_len) - 1;
     const int count = (u.k_len + Config::kBlockN - 1) / Config::kBlockN;
-    const auto rows = Variant::row_extent(first_q, last_q, p, u);
+    const auto rows = Variant::stored_row_extents(p, u.b, u.h)[tile.m];
     const auto* extents = Variant::stored_extents(p, u.b, u.h);
-    int base = (count + kWarp - 1) / kWarp * kWarp, pending = -1;
-    u32 kept = 0, full = 0;
+    constexpr int kBlocksAtOnce = kAtOnce * kWarp;
+    int base = (count + kBlocksAtOnce - 1) / kBlocksAtOnce * kBlocksAtOnce, pending = -1;
+    u32 kept = 0, full = 0;  // of blocks base + 32 * lane and those behind it
     // A block's word says whether it is the last of its tile, and whether the next one is whole: each waits for the next one.
     for (bool is_first = true, is_last = false; !is_last;) {
-      while (kept == 0 && base > 0) {
-        base -= kWarp;
-        const int block = base + lane, first_k = block * Config::kBlockN, last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
-        TileClass kind = TileClass::kSkip;
-        if (block < count) {
-          kind = Variant::classify(rows, extents[block], first_q, last_q, first_k, last_k, p, u);
+      u32 lanes = __ballot_sync(~0u, kept != 0);
+      while (lanes == 0 && base > 0) {
+        base -= kBlocksAtOnce;
+        typename Variant::ColumnExtent columns[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) columns[i] = extents[min(base + i * kWarp + lane, count - 1)];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int block = base + i * kWarp + lane, first_k = block * Config::kBlockN,
+                    last_k = min(first_k + Config::kBlockN, u.k_len) - 1;
+          TileClass kind = TileClass::kSkip;
+          if (block < count) kind = Variant::classify(rows, columns[i], first_q, last_q, first_k, last_k, p, u);
           if (kind == TileClass::kFull && first_k + Config::kBlockN > u.k_len) kind = TileClass::kPartial;
+          const u32 some = __ballot_sync(~0u, kind != TileClass::kSkip), all = __ballot_sync(~0u, kind == TileClass::kFull);
+          if (lane == i) kept = some, full = all;
         }
-        full = __ballot_sync(~0u, kind == TileClass::kFull);
-        kept = __ballot_sync(~0u, kind != TileClass::kSkip);
+        lanes = __ballot_sync(~0u, kept != 0);
       }
-      is_last = kept == 0;
+      is_last = lanes == 0;
       if (is_last) pending = max(pending, 0);  // a tile without keys has one block, wholly masked
-      const int place = 31 - __clz(kept);
+      const int from = is_last ? 0 : 31 - __clz(lanes), place = 31 - __clz(__shfl_sync(~0u, kept, from));
       if (pending >= 0) {
-        load_block(pending, pending << 2 | (is_last ? 2 : full >> place & 1), is_first, tile, u);
+        load_block(pending, pending << 2 | (is_last ? 2 : __shfl_sync(~0u, full, from) >> place & 1), is_first, tile, u);
         is_first = false;
       }
-      kept &= ~(1u << (place & 31));
-      pending = base + place;
+      if (lane == from) kept &= ~(1u << (place & 31));
+      pending = base + from * kWarp + place;
     }
   }
 
@@ -373,8 +386,17 @@ struct Feeder {
     const u32 to = at(L::kF) + place * L::kBytesF, full = at(L::kFullF, place);
     mbarrier_wait(at(L::kEmptyF, place), f.parity() ^ 1);
     if constexpr (Variant::kColumnWords > 0) {
-      for (int i = lane; i < Config::kBlockN; i += kWarp)
-        Variant::store_column(to + Variant::kPairBytes + 4 * i, Variant::template column<true>(first_k + i, p, u));
+      // All loads before the first store.
+      constexpr int kOfLane = (Config::kBlockN + kWarp - 1) / kWarp;
+      typename Variant::Column columns[kOfLane];
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) columns[i] = Variant::template column<true>(first_k + i * kWarp + lane, p, u);
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) {
+        const int place_of_key = i * kWarp + lane;
+        if (Config::kBlockN % kWarp == 0 || place_of_key < Config::kBlockN)
+          Variant::store_column(to + Variant::kPairBytes + 4 * place_of_key, columns[i]);
+      }
     }
     if constexpr (Variant::kTableWords > 0)
       Variant::store_tables(to + Variant::kPairBytes + 4 * Config::kBlockN * Variant::kColumnWords, lane, p, u);
@@ -392,7 +414,7 @@ struct Feeder {
   // kSearch: the blocks that the producer has found, as they stand in the stages of K.
   DEVICE void follow_keys(int m, const typename Variant::Uniform& u) {
     for (int word = 0; (word & 2) == 0;) {
-      mbarrier_wait(at(L::kFullK, k.place()), k.parity());
+      mbarrier_wait(at(L::kSaid, k.place()), k.parity());
       word = load_shared(at(L::kBlocks) + 4 * k.place());
       __syncwarp();
       if (lane == 0) mbarrier_arrive(at(L::kEmptyK, k.place()));

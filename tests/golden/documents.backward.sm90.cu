@@ -100,10 +100,14 @@ struct Variant {
     RowExtent extent;
     extent.least_doc_q_idx = 0x7FFFFFFF;
     extent.greatest_doc_q_idx = -0x7FFFFFFF - 1;
-    for (int q_idx = first_q + static_cast<int>(threadIdx.x) % kWarp; q_idx <= last_q; q_idx += kWarp) {
-      const int doc_q_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(q_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
-      extent.least_doc_q_idx = nan_min(extent.least_doc_q_idx, doc_q_idx);
-      extent.greatest_doc_q_idx = nan_max(extent.greatest_doc_q_idx, doc_q_idx);
+    for (int first = first_q + static_cast<int>(threadIdx.x) % kWarp; first <= last_q; first += 4 * kWarp) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int q_idx = min(first + i * kWarp, last_q);
+        const int doc_q_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(q_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+        extent.least_doc_q_idx = nan_min(extent.least_doc_q_idx, doc_q_idx);
+        extent.greatest_doc_q_idx = nan_max(extent.greatest_doc_q_idx, doc_q_idx);
+      }
     }
     extent.least_doc_q_idx = warp_min(extent.least_doc_q_idx);
     extent.greatest_doc_q_idx = warp_max(extent.greatest_doc_q_idx);
@@ -117,10 +121,14 @@ struct Variant {
     ColumnExtent extent;
     extent.least_doc_k_idx = 0x7FFFFFFF;
     extent.greatest_doc_k_idx = -0x7FFFFFFF - 1;
-    for (int k_idx = first_k + static_cast<int>(threadIdx.x) % kWarp; k_idx <= last_k; k_idx += kWarp) {
-      const int doc_k_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(k_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
-      extent.least_doc_k_idx = nan_min(extent.least_doc_k_idx, doc_k_idx);
-      extent.greatest_doc_k_idx = nan_max(extent.greatest_doc_k_idx, doc_k_idx);
+    for (int first = first_k + static_cast<int>(threadIdx.x) % kWarp; first <= last_k; first += 4 * kWarp) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int k_idx = min(first + i * kWarp, last_k);
+        const int doc_k_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(k_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+        extent.least_doc_k_idx = nan_min(extent.least_doc_k_idx, doc_k_idx);
+        extent.greatest_doc_k_idx = nan_max(extent.greatest_doc_k_idx, doc_k_idx);
+      }
     }
     extent.least_doc_k_idx = warp_min(extent.least_doc_k_idx);
     extent.greatest_doc_k_idx = warp_max(extent.greatest_doc_k_idx);

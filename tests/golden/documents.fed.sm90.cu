@@ -20,6 +20,7 @@ struct Params {
   const Raw *q, *k, *v;
   Raw* out;
   float* lse;
+  void* row_extents;
   i64 q_stride[3], k_stride[3], v_stride[3], out_stride[3], lse_stride[3];
   int* counter;
   void* extents;
@@ -97,10 +98,14 @@ struct Variant {
     RowExtent extent;
     extent.least_doc_q_idx = 0x7FFFFFFF;
     extent.greatest_doc_q_idx = -0x7FFFFFFF - 1;
-    for (int q_idx = first_q + static_cast<int>(threadIdx.x) % kWarp; q_idx <= last_q; q_idx += kWarp) {
-      const int doc_q_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(q_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
-      extent.least_doc_q_idx = nan_min(extent.least_doc_q_idx, doc_q_idx);
-      extent.greatest_doc_q_idx = nan_max(extent.greatest_doc_q_idx, doc_q_idx);
+    for (int first = first_q + static_cast<int>(threadIdx.x) % kWarp; first <= last_q; first += 4 * kWarp) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int q_idx = min(first + i * kWarp, last_q);
+        const int doc_q_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(q_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+        extent.least_doc_q_idx = nan_min(extent.least_doc_q_idx, doc_q_idx);
+        extent.greatest_doc_q_idx = nan_max(extent.greatest_doc_q_idx, doc_q_idx);
+      }
     }
     extent.least_doc_q_idx = warp_min(extent.least_doc_q_idx);
     extent.greatest_doc_q_idx = warp_max(extent.greatest_doc_q_idx);
@@ -114,10 +119,14 @@ struct Variant {
     ColumnExtent extent;
     extent.least_doc_k_idx = 0x7FFFFFFF;
     extent.greatest_doc_k_idx = -0x7FFFFFFF - 1;
-    for (int k_idx = first_k + static_cast<int>(threadIdx.x) % kWarp; k_idx <= last_k; k_idx += kWarp) {
-      const int doc_k_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(k_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
-      extent.least_doc_k_idx = nan_min(extent.least_doc_k_idx, doc_k_idx);
-      extent.greatest_doc_k_idx = nan_max(extent.greatest_doc_k_idx, doc_k_idx);
+    for (int first = first_k + static_cast<int>(threadIdx.x) % kWarp; first <= last_k; first += 4 * kWarp) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int k_idx = min(first + i * kWarp, last_k);
+        const int doc_k_idx = load_i32(p.t_doc + u.b * p.t_doc_stride[0] + inside<true>(k_idx, p.t_doc_dim[1]) * p.t_doc_stride[1]);
+        extent.least_doc_k_idx = nan_min(extent.least_doc_k_idx, doc_k_idx);
+        extent.greatest_doc_k_idx = nan_max(extent.greatest_doc_k_idx, doc_k_idx);
+      }
     }
     extent.least_doc_k_idx = warp_min(extent.least_doc_k_idx);
     extent.greatest_doc_k_idx = warp_max(extent.greatest_doc_k_idx);
@@ -130,6 +139,10 @@ struct Variant {
     if (!(!v2 && first_k <= last_q)) return TileClass::kSkip;
     return v3 && last_k <= first_q ? TileClass::kFull : TileClass::kPartial;
   }
+  static DEVICE RowExtent* stored_row_extents(const Params& p, int b, int h) {
+    const int blocks = p.tiles_m;
+    return static_cast<RowExtent*>(p.row_extents) + (static_cast<i64>(b) * p.heads + h) * blocks;
+  }
   static DEVICE ColumnExtent* stored_extents(const Params& p, int b, int h) {
     const int blocks = (p.k_len + Config::kBlockN - 1) / Config::kBlockN;
     return static_cast<ColumnExtent*>(p.extents) + (static_cast<i64>(b) * p.heads + h) * blocks;
@@ -141,5 +154,5 @@ extern "C" __global__ __launch_bounds__(384, 1) void documents_forward(GRID_CONS
 }
 
 extern "C" __global__ __launch_bounds__(128, 1) void documents_extents(GRID_CONSTANT const Params p) {
-  column_extents_sm90<Config, Variant>(p);
+  extents_sm90<Config, Variant>(p);
 }

@@ -156,7 +156,7 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, const codegen::GpuConf
     if (options.deterministic) add_turns(blocks_m, blocks_n);
     add_sums_of_dq(config, blocks_m * int64_t{sizes.batch} * sizes.heads, blocks_n, skeleton != nullptr);
     add_maps(config, fields);
-    add_result("extents", DType::kU8, static_cast<size_t>(blocks_m * sizes.batch * sizes.heads) * kernel.extent_bytes + 1);
+    add_result("extents", DType::kU8, static_cast<size_t>(blocks_m * sizes.batch * sizes.heads) * kernel.row_extent_bytes + 1);
   }
 
   const int64_t all_heads = int64_t{sizes.batch} * sizes.heads;
