@@ -298,20 +298,20 @@ TEST(CudaOnHostDeathTest, RacesAreFound) {
       {"wait_products<0>(dq);\n      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS",
        "if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS", "a race.* writes .* products of warp .* read"},
   };
+  HostKernels host;
   for (const auto& [original, changed, message] : mutants) {
     numeric::BackwardCase one(c, 0, config);
     std::string source = one.kernel.source;
     const size_t place = source.find(original);
     ASSERT_NE(place, std::string::npos) << original;
     source.replace(place, original.size(), changed);
-    HostKernels host;
     EXPECT_DEATH(host.run(source, one.plan, one.tensors, HostThreads::kHopper), message) << original;
   }
 }
 
 TEST(CudaOnHost, RandomProgramsBackwardAroundPlainLoops) {
   HostKernels host;
-  const uint64_t first = number_of("ATTUNE_RANDOM_SEED", std::random_device{}()), count = number_of("ATTUNE_RANDOM_COUNT", 15);
+  const uint64_t first = number_of("ATTUNE_RANDOM_SEED", std::random_device{}()), count = number_of("ATTUNE_RANDOM_COUNT", 10);
   numeric::RandomOptions options;
   options.greatest_len = 80;
   for (uint64_t seed = first; seed < first + count; ++seed) {
