@@ -381,6 +381,14 @@ struct Consumer {
 
   // dS, but for dqk_scale, in place of dP; P in place of S where it is not there yet.
   template <bool kGuarded>
+  DEVICE void derivatives(float (&s)[kS], float (&dp)[kS], const RowValues& deltas) {
+    if (L::kSplit > 1 && Variant::kGradients && part() > 0) {
+      derivatives_of<kGuarded, false>(s, dp, deltas);  // the pairs of another warpgroup, which adds to gradients
+    } else {
+      derivatives_of<kGuarded, true>(s, dp, deltas);
+    }
+  }
+  template <bool kGuarded, bool kAdds>
   DEVICE void derivatives_of(float (&s)[kS], float (&dp)[kS], const RowValues& deltas) {
     constexpr bool kLse = kSoftmax && (!Variant::kFromWeight || Variant::kGradients);
     constexpr bool kHasZeros = (kSoftmax || kSigmoid) && !Variant::kGradients;  // dS is the weight times something: 0 where that is
@@ -389,14 +397,14 @@ struct Consumer {
           const auto& column = columns[place];
           if constexpr (Variant::kFromWeight) {
             const float d = Variant::template dqk<kGuarded>(s[i], dp[i], delta, q_idx, k_idx, p, uniform, row, column, keeps);
-            if constexpr (Variant::kGradients)
+            if constexpr (Variant::kGradients && kAdds)
               Variant::template gradients<kGuarded>(s[i], dp[i], lse2, delta, q_idx, k_idx, p, uniform, row, column, keeps, gradients,
                                                     key_gradients[place]);
             dp[i] = kHasZeros || keeps ? d : 0.0f;
           } else {
             float weight, d;
-            Variant::template pair<kGuarded>(s[i], dp[i], lse2, delta, q_idx, k_idx, p, uniform, row, column, keeps, weight, d, gradients,
-                                             key_gradients[place]);
+            Variant::template pair<kGuarded, kAdds>(s[i], dp[i], lse2, delta, q_idx, k_idx, p, uniform, row, column, keeps, weight, d,
+                                                    gradients, key_gradients[place]);
             s[i] = weight;
             dp[i] = d;
           }
@@ -463,7 +471,7 @@ struct Consumer {
   // P and dS as operands, dS for all warpgroups too.
   template <bool kPlain>
   DEVICE void make_operands(float (&s)[kS], float (&dp)[kS], const RowValues& deltas, u32 (&w)[kW], u32 (&dw)[kW]) {
-    derivatives_of<!kPlain>(s, dp, deltas);  // one copy for all steps that are not plain: two of them cost registers
+    derivatives<!kPlain>(s, dp, deltas);  // one copy for all steps that are not plain: two of them cost registers
     convert(dp, dw);
     store_ds(dw);
     convert(s, w);

@@ -262,6 +262,8 @@ TEST(CudaOnHost, HopperBackward) {
       {"alibi", 64, 64, {2, 1, false, {150}, {150}}, true},
       {"relu_squared", 96, 96, {1, 1, false, {140}, {200}}},
       {"causal", 192, 128, {1, 1, false, {150}, {140}}, true},
+      {"alibi", 192, 128, {2, 1, false, {70}, {90}}, true},  // two warpgroups have the same pairs
+      {"t5_bias", 136, 136, {2, 2, false, {70}, {70}}},
   };
   HostKernels host;
   uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
