@@ -349,7 +349,7 @@ runtime::GpuPlan plan_gpu_forward(const Lowered& lowered, const GpuKernel& kerne
     GpuLaunch before = launch;
     before.kernel = kernel.extents_name;
     before.block = {128, 1, 1};
-    before.grid = {static_cast<uint32_t>(ceil_div((blocks + tiles_m) * heads, 128 / 32)), 1, 1};
+    before.grid = {static_cast<uint32_t>(ceil_div((int64_t{blocks} + tiles_m) * heads, 128 / 32)), 1, 1};
     before.shared_bytes = 0;
     plan.launches.push_back(std::move(before));
     plan.workspace_bytes += static_cast<size_t>(column_extents) + static_cast<size_t>(int64_t{tiles_m} * heads) * kernel.row_extent_bytes;

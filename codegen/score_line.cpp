@@ -69,11 +69,11 @@ class Splitter {
       case Op::k_add:
       case Op::k_sub: {
         ValueId sum = kNoValue;
-        for (const ValueId operand : node.operands) {
-          if (!depends_on_column(rates_[operand])) continue;
-          const std::optional<ValueId> slope = slope_of(operand);
+        for (size_t i = 0; i < node.operands.size(); ++i) {
+          if (!depends_on_column(rates_[node.operands[i]])) continue;
+          const std::optional<ValueId> slope = slope_of(node.operands[i]);
           if (!slope) return std::nullopt;
-          add_to(sum, *slope, node.op == Op::k_sub && operand == node.operands[1]);
+          add_to(sum, *slope, node.op == Op::k_sub && i == 1);
         }
         return sum;
       }

@@ -386,17 +386,8 @@ struct Feeder {
     const u32 to = at(L::kF) + place * L::kBytesF, full = at(L::kFullF, place);
     mbarrier_wait(at(L::kEmptyF, place), f.parity() ^ 1);
     if constexpr (Variant::kColumnWords > 0) {
-      // All loads before the first store.
-      constexpr int kOfLane = (Config::kBlockN + kWarp - 1) / kWarp;
-      typename Variant::Column columns[kOfLane];
-#pragma unroll
-      for (int i = 0; i < kOfLane; ++i) columns[i] = Variant::template column<true>(first_k + i * kWarp + lane, p, u);
-#pragma unroll
-      for (int i = 0; i < kOfLane; ++i) {
-        const int place_of_key = i * kWarp + lane;
-        if (Config::kBlockN % kWarp == 0 || place_of_key < Config::kBlockN)
-          Variant::store_column(to + Variant::kPairBytes + 4 * place_of_key, columns[i]);
-      }
+      for (int i = lane; i < Config::kBlockN; i += kWarp)
+        Variant::store_column(to + Variant::kPairBytes + 4 * i, Variant::template column<true>(first_k + i, p, u));
     }
     if constexpr (Variant::kTableWords > 0)
       Variant::store_tables(to + Variant::kPairBytes + 4 * Config::kBlockN * Variant::kColumnWords, lane, p, u);

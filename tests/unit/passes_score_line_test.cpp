@@ -22,6 +22,7 @@ TEST(ScoreLine, SlopeAndRest) {
       {"qk + u * (k_pos - q_pos) + column[k_idx]", "u", "qk + column[k_idx]"},
       {"qk - u * f32(k_pos + 3) - slopes[h] * (q_pos - k_pos)", "slopes[h] - u", "qk"},
       {"-(qk + u * k_pos)", "-u", "-qk"},
+      {"qk + u * (f32(k_idx) - f32(k_idx)) + 0.5 * f32(k_idx)", "u * 0.0 + 0.5", "qk"},
   };
   for (const Case& one : cases) {
     Ir ir = build_score(kParams, one.expr);
