@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in one call: tests first, then benchmarks, each part in a process of its own and under a time limit. A part that fails does not stop
 # the others, but makes the exit code 1. Without a GPU it says "skipped" and exits with 0.
 #
-#   bench/gpu.sh [tests] [sanitizer] [main] [dims] [variants] [small] [backward] [latency] [all]       (no argument: all)
+#   bench/gpu.sh [tests] [sanitizer] [main] [dims] [variants] [small] [backward] [gradients] [latency] [all]       (no argument: all)
 #
 # BUILD        build folder with tests/attune_gpu_*, attune and libattune.so (build/release)
 # OUT          folder for the results and gpu.log (bench/results)
@@ -14,7 +14,7 @@ export BUILD=${BUILD:-build/release} OUT=${OUT:-bench/results}
 TIME_LIMIT=${TIME_LIMIT:-600}
 PYTHON=${PYTHON:-python3}
 
-known="tests sanitizer main dims variants small backward latency"
+known="tests sanitizer main dims variants small backward gradients latency"
 sections=${*:-all}
 if [[ " $sections " == *" all "* ]]; then sections=$known; fi
 for section in $sections; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Attune against PyTorch on a GPU, sustained: the suites main, dims, variants, small (forward), backward and latency of docs/benchmarks.md.
+"""Attune against PyTorch on a GPU, sustained: the suites main, dims, variants, small (forward), backward, gradients and latency of docs/benchmarks.md.
 
   python3 bench/gpu_attention.py main dims [--accuracy fast,high] [--flex] [--seconds 0.4] [--quick]
 
@@ -37,7 +37,7 @@ except ModuleNotFoundError:
     torch = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ("main", "dims", "variants", "small", "backward", "latency")
+SUITES = ("main", "dims", "variants", "small", "backward", "gradients", "latency")
 ERROR_LIMIT = 3.5e-3  # relative norm; bf16 rounding of P and O alone gives 2.0e-3 to 2.5e-3
 HEAD_SIZE = 2048      # heads * head_dim of the main suite
 TOKENS = 16384        # batch * seqlen
@@ -219,24 +219,29 @@ class Problem:
             self.references[key] = torch.cat(blocks)
         return self.references[key]
 
-    def gradients(self, weights, causal):
-        """(dq, dk, dv) of the sampled head for `dout` in float64, in blocks of queries; one query head for each key head."""
-        key = ("gradients", weights, causal)
+    def gradients(self, weights, causal, kept_as="", gain=1.0, bias=None):
+        """(dq, dk, dv) of the sampled head for `dout` in float64, in blocks of queries; one query head for each key head.
+
+        `gain` multiplies scores, bias(head, q_pos, k_pos) is added to them; what results is kept under `kept_as`."""
+        key = ("gradients", weights, causal, kept_as)
         if key not in self.references:
             b, h = self.sample
             q, k, v, dout = (tensor[b, :, h].double() for tensor in (self.q, self.k, self.v, self.dout))
-            scale, bias = 1 / math.sqrt(self.head_dim), torch.tensor(-math.log(self.seq), dtype=torch.float32).double().item()
+            scale, log_n = gain / math.sqrt(self.head_dim), torch.tensor(-math.log(self.seq), dtype=torch.float32).double().item()
             k_pos, dq, dk, dv = torch.arange(self.seq, device=q.device)[None], [], torch.zeros_like(k), torch.zeros_like(v)
             for first in range(0, self.seq, 2048):
                 rows = slice(first, first + 2048)
                 s, dp = q[rows] @ k.T * scale, dout[rows] @ v.T
+                q_pos = torch.arange(self.seq, device=q.device)[rows, None]
+                if bias:
+                    s = s + bias(h, q_pos, k_pos)
                 if causal:
-                    s = s.masked_fill(~causal_mask(torch.arange(self.seq, device=q.device)[rows, None], k_pos), -math.inf)
+                    s = s.masked_fill(~causal_mask(q_pos, k_pos), -math.inf)
                 if weights == "softmax":
                     p = torch.softmax(s, -1)
                     ds = p * (dp - (p * dp).sum(-1, keepdim=True))
                 else:
-                    p = torch.sigmoid(s + bias)
+                    p = torch.sigmoid(s + log_n)
                     ds = p * (1 - p) * dp
                 dq.append(ds @ k * scale)
                 dk += ds.T @ q[rows] * scale
@@ -350,8 +355,8 @@ class AttuneContender(Contender):
 class BackwardContender(Contender):
     """call() -> (dq, dk, dv) of `problem` for its dout; the error is the worst of the three."""
 
-    def __init__(self, name, problem, call, weights, causal, backend=None):
-        super().__init__(name, problem, call, lambda: problem.gradients(weights, causal), problem.all_pairs(causal), backend)
+    def __init__(self, name, problem, call, weights, causal, backend=None, **score):
+        super().__init__(name, problem, call, lambda: problem.gradients(weights, causal, **score), problem.all_pairs(causal), backend)
         self.gflop *= 2.5
 
     def errors(self, got, want):
@@ -376,18 +381,19 @@ class BackwardContender(Contender):
 
 
 class AttuneBackwardContender(BackwardContender):
+    """text, params, trained: a program of its own (default: the plain one), its parameters, and those of them that get a gradient."""
+
     ours = True
 
-    def __init__(self, name, problem, library, weights, causal, accuracy, deterministic=False):
-        super().__init__(name, problem, None, weights, causal)
-        self.make = lambda: self.bind(library, weights, causal, accuracy, deterministic)
+    def __init__(self, name, problem, library, weights, causal, accuracy, deterministic=False, text=None, params=None, trained=(), **score):
+        super().__init__(name, problem, None, weights, causal, **score)
+        self.make = lambda: self.bind(library, text or programs()[weights, causal], weights, accuracy, deterministic, params or {}, trained)
         self.row["accuracy"] = accuracy
         self.row["deterministic"] = deterministic
 
-    def bind(self, library, weights, causal, accuracy, deterministic):
+    def bind(self, library, text, weights, accuracy, deterministic, params, trained):
         p = self.problem
-        plan = library.compile(programs()[weights, causal]).plan(p.shape(), p.dtype, p.device.kind, accuracy=accuracy, backward=True,
-                                                                 deterministic=deterministic)
+        plan = library.compile(text).plan(p.shape(), p.dtype, p.device.kind, accuracy=accuracy, params=params, backward=True, deterministic=deterministic)
         self.row["plan"] = plan.describe()
         softmax = weights == "softmax"
         out = torch.empty(p.batch, p.seq, p.heads, p.v_dim, dtype=p.q.dtype, device=p.q.device)
@@ -396,8 +402,10 @@ class AttuneBackwardContender(BackwardContender):
         size = plan.backward_workspace_size()
         workspace = torch.zeros(size, dtype=torch.uint8, device=p.q.device) if size else None
         self.row["workspace_bytes"] = size
-        self.gradients = [torch.empty_like(tensor) for tensor in (p.q, p.k, p.v)]
-        self.call = plan.bind_backward(p.q, p.k, p.v, out if softmax else None, lse, p.dout, *self.gradients, stream=p.device.stream(), workspace=workspace)
+        named = {name: torch.empty(getattr(params[name], "shape", ()), dtype=torch.float32, device=p.q.device) for name in trained}
+        self.gradients = [*(torch.empty_like(tensor) for tensor in (p.q, p.k, p.v)), *named.values()]
+        self.call = plan.bind_backward(p.q, p.k, p.v, out if softmax else None, lse, p.dout, *self.gradients[:3], gradients=named, stream=p.device.stream(),
+                                       workspace=workspace)
 
     def output(self):
         self.make()
@@ -579,6 +587,58 @@ def backward_suite(bench):
 
     points = bench.sweep("backward", (lambda d=d, c=c, s=s: point(d, c, s) for d in (64, 128) for c in (False, True) for s in lengths))
     print("\n" + grid(points, lambda p: f"d{p['head_dim']} {mask_name(p['causal'])}", lambda p: p["seq"]))
+
+
+ALIBI_GAIN = """attention alibi_gain(gain: {gain}f32, slopes: {slopes}f32[heads]) {{
+  score   = gain * qk * rsqrt(head_dim) - slopes[h] * (q_pos - k_pos)
+  mask    = k_pos <= q_pos
+  weights = softmax(score)
+}}
+"""
+
+
+def gradients_suite(bench):
+    """Backward: what gradients of parameters cost, each program with and without them; and head dims other than 64 and 128."""
+    accuracy = bench.accuracies[0]
+
+    def problem_of(heads, *dims):
+        problem = bench.problem(4, 4096, heads, *dims)
+        problem.dout = torch.randn(problem.batch, problem.seq, problem.heads, problem.v_dim, device=problem.q.device).to(problem.q.dtype)
+        return problem
+
+    def plain(problem, causal, weights=("softmax",)):
+        contenders = [BackwardContender(name, problem, sdpa_backward(problem, causal), "softmax", causal, torch_backends(problem)[name]) for name in ("cuDNN", "FA2")]
+        return contenders + [AttuneBackwardContender(f"Attune {kind} {accuracy}", problem, bench.library, kind, causal, accuracy) for kind in weights]
+
+    def trained(dim):
+        problem = problem_of(HEAD_SIZE // dim, dim)
+        device, heads, seq = problem.q.device, problem.heads, problem.seq
+        slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=device, dtype=torch.float32) / heads)
+        dense = torch.randn(heads, seq, seq, device=device, dtype=problem.q.dtype)
+        of_alibi = {"kept_as": "alibi", "gain": 0.75, "bias": lambda h, q_pos, k_pos: -slopes[h].double() * (q_pos - k_pos)}
+        of_dense = {"kept_as": "dense", "bias": lambda h, q_pos, k_pos: dense[h, q_pos[:, 0]].double()}
+        contenders = plain(problem, True)
+
+        def add(title, text, params, trained, score):
+            contenders.append(AttuneBackwardContender(f"Attune {title}", problem, bench.library, "softmax", True, accuracy, text=text, params=params, trained=trained, **score))
+
+        for title, names in (("ALiBi", ()), ("ALiBi, gradient of a scalar", ("gain",)), ("ALiBi, gradient of a head's number", ("slopes",))):
+            text = ALIBI_GAIN.format(**{name: "grad " if name in names else "" for name in ("gain", "slopes")})
+            add(title, text, {"gain": 0.75, "slopes": slopes}, names, of_alibi)
+        text = dense_bias_program(problem.dtype)
+        add("dense bias", text, {"bias": dense}, (), of_dense)
+        add("dense bias, its gradient", text.replace("(bias: ", "(bias: grad "), {"bias": dense}, ("bias",), of_dense)
+        return bench.measure(f"backward d{dim} 4k causal, gradients of parameters", contenders, head_dim=dim, causal=True, seq=4096, shape=f"d{dim}")
+
+    def other(dim, v_dim, heads, causal):
+        problem = problem_of(heads, dim, v_dim)
+        name = f"d{dim}" + (f"/{v_dim}" if v_dim != dim else "")
+        return bench.measure(f"backward {name} {mask_name(causal)} 4096", plain(problem, causal, ("softmax", "sigmoid")), shape=name, head_dim=dim, causal=causal, seq=4096)
+
+    shapes = [(96, 96, 20), (192, 192, 10), (192, 128, 10), (256, 256, 8)]
+    cases = [lambda d=d: trained(d) for d in (64, 128)] + [lambda s=s, c=c: other(*s, c) for s in shapes for c in (False, True)]
+    points = bench.sweep("gradients", iter(cases))
+    print("\n" + grid(points, lambda p: mask_name(p["causal"]), lambda p: p["shape"]))
 
 
 def dims_suite(bench):
@@ -890,7 +950,7 @@ def main():
     print(", ".join(f"{key} {value}" for key, value in bench.about.items()), flush=True)
     try:
         for suite in dict.fromkeys(arguments.suites):
-            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "small": small_suite, "backward": backward_suite,
+            {"main": main_suite, "dims": dims_suite, "variants": variants_suite, "small": small_suite, "backward": backward_suite, "gradients": gradients_suite,
              "latency": latency_suite}[suite](bench)
     except GpuLost as error:
         print(f"BAD the GPU was lost, the rest was not run: {error}")

@@ -13,7 +13,7 @@ namespace attune::codegen {
 namespace {
 
 constexpr size_t kMaxInline = 70;   // longer texts get a line of their own
-constexpr double kMaxPower = 16.0;  // greater exponents are left to powf
+constexpr double kMaxPower = 16.0;  // greater exponents go by logarithms
 
 CudaText number(std::string text) {
   const bool is_negative = text.front() == '-';

@@ -119,6 +119,14 @@ DEVICE float power(float x) {
     return root * root;
   }
 }
+// x ** exponent, a constant that is no small whole number: relative error 2^-22 |log2(y)|. powf makes kernels that take minutes to compile.
+DEVICE float power(float x, float exponent) {
+  const float magnitude = fabsf(x);
+  const float y = magnitude == 1.0f ? 1.0f : exp2_approx(exponent * log2_approx(magnitude));
+  if (exponent != floorf(exponent)) return x < 0.0f && magnitude < kInfinity ? kInfinity - kInfinity : y;
+  const float half = 0.5f * exponent;
+  return half != floorf(half) ? copysignf(y, x) : y;
+}
 DEVICE float exp_fast(float x) {
   return exp2_approx(x * kLog2E);
 }
@@ -138,6 +146,17 @@ DEVICE float tanh_near(float x, bool exact, float& spread) {
   if (exact) return tanh_accurate(x);
   constexpr float c[] = {-0x1.14b5a6p-5f, 0x1.01940cp-3f, -0x1.543376p-2f, 0x1.fffa2ep-1f};
   return x * fmaf(fmaf(fmaf(c[0], y, c[1]), y, c[2]), y, c[3]);
+}
+// sin(x + quarters * pi / 2), as math_forms_trig.cpp has it: absolute error 2e-7 for |x| < 1e5, bounded beyond. sinf and cosf carry a
+// reduction of huge arguments in each of their many copies, which takes minutes to compile.
+DEVICE float shifted_sin(float x, u32 quarters) {
+  constexpr float kRound = 0x1.8p23f, kTwoOverPi = 0x1.45f306p-1f, kHalfPi[] = {0x1.92p0f, 0x1.fap-12f, 0x1.54442ep-20f};
+  const float sum = fmaf(x, kTwoOverPi, kRound), n = sum - kRound;
+  const float r = nan_clamp(fmaf(n, -kHalfPi[2], fmaf(n, -kHalfPi[1], fmaf(n, -kHalfPi[0], x))), -1.0f, 1.0f), y = r * r;
+  const float sine = fmaf(r * y, fmaf(fmaf(-0x1.98e06ep-13f, y, 0x1.11060cp-7f), y, -0x1.555542p-3f), r);
+  const float fourth = fmaf(fmaf(0x1.9993d6p-16f, y, -0x1.6c0afap-10f), y, 0x1.555548p-5f), cosine = fmaf(y * y, fourth, fmaf(y, -0.5f, 1.0f));
+  const u32 quadrant = __builtin_bit_cast(u32, sum) + quarters;
+  return __builtin_bit_cast(float, __builtin_bit_cast(u32, quadrant & 1 ? cosine : sine) ^ (quadrant & 2) << 30);
 }
 DEVICE float sigmoid(float x) {
   return reciprocal_approx(1.0f + exp2_approx(-kLog2E * x));

@@ -91,13 +91,28 @@ std::vector<Quantity> quantities(const codegen::Ir& ir, const ProblemData& data,
   return all;
 }
 
+// Of rows that count alike: few great ones outweigh many small ones.
+double effective_rows(const std::vector<double>& values, int64_t row_length) {
+  double sum = 0, squares = 0;
+  for (size_t first = 0; first < values.size(); first += static_cast<size_t>(row_length)) {
+    double row = 0;
+    for (size_t i = first; i < first + static_cast<size_t>(row_length); ++i) row += values[i] * values[i];
+    sum += row;
+    squares += row * row;
+  }
+  return squares > 0 ? sum * sum / squares : 0;
+}
+
 Outcome compare(const Quantity& quantity, const Case& c, Accuracy accuracy,
                 const std::function<const std::vector<ReferenceResult>&()>& others) {
   const bool is_param = quantity.magnitude > 0;
   const Difference found = difference(quantity.got, quantity.want), model = difference(quantity.model, quantity.want);
   Outcome outcome;
-  // Few elements round by luck.
-  const double luck = 1 + 4 / std::sqrt(static_cast<double>(found.count) + 1);
+  // Few numbers round by luck: elements, or the greatest dS and P of rows.
+  const double count = static_cast<double>(found.count);
+  const double numbers =
+      is_param || quantity.dims.empty() ? count : std::min(count, 4 * effective_rows(quantity.want, quantity.dims.back()));
+  const double luck = 1 + 4 / std::sqrt(numbers + 1);
   Tolerance tolerance;
   tolerance.relative = (accuracy == Accuracy::kHigh ? kSlackHigh : kSlackFast) * luck * model.relative() + kF32Noise;
   if (found.count < 64 && !is_param) tolerance.relative += ulp(c.dtype);

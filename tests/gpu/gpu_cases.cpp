@@ -21,6 +21,7 @@ namespace attune::numeric {
 namespace {
 
 constexpr size_t kMaxReports = 30, kMaxReportChars = 700;
+constexpr std::chrono::seconds kProgressPeriod{30};
 
 std::string one_line(std::string text) {
   for (size_t at; (at = text.find('\n')) != std::string::npos;) text.replace(at, 1, "; ");
@@ -133,7 +134,8 @@ std::vector<Task> all_tasks(const std::vector<ProblemShape>& shapes) {
   const uint64_t first = number_of("ATTUNE_GPU_SEED", clock_seed), count = number_of("ATTUNE_GPU_RANDOM", 300);
   const Device device = device_under_test();
   std::cout << fmt::format("{}, examples, then random programs ATTUNE_GPU_SEED={} ATTUNE_GPU_RANDOM={}\n",
-                           device.kind == Device::kCpu ? "CPU" : runtime::gpu_device(device.ordinal).name, first, count);
+                           device.kind == Device::kCpu ? "CPU" : runtime::gpu_device(device.ordinal).name, first, count)
+            << std::flush;
   std::vector<Task> tasks;
   if (count != 1) tasks = example_tasks(first, shapes);
   for (uint64_t i = 0; i < count; ++i) tasks.push_back(random_task(first + i));
@@ -183,6 +185,10 @@ void Runner::run(const Task& task) {
   }
   const std::lock_guard lock(mutex_);
   ++tasks_;
+  if (Clock::now() < next_progress_) return;
+  next_progress_ = Clock::now() + kProgressPeriod;
+  std::cout << fmt::format("  {} programs, {} comparisons, {} failed so far; at work: {}", tasks_, comparisons_, failures_, at_work())
+            << std::endl;
 }
 
 void Runner::run_all(const std::vector<Task>& tasks) {
@@ -199,6 +205,7 @@ void Runner::run_all(const std::vector<Task>& tasks) {
   };
   const size_t count = std::max<size_t>(1, number_of("ATTUNE_GPU_THREADS", std::thread::hardware_concurrency()));
   at_work_.assign(count, "");
+  next_progress_ = start + kProgressPeriod;
   {
     std::vector<std::jthread> threads;
     for (size_t i = 1; i < count; ++i) threads.emplace_back(work, i);

@@ -82,6 +82,7 @@ class Runner {
   std::mutex mutex_;
   std::vector<std::string> at_work_;
   std::atomic<bool> is_lost_ = false;
+  Clock::time_point next_progress_;
   size_t tasks_ = 0, comparisons_ = 0, failures_ = 0;
   std::vector<double> ratios_[2];
 };

@@ -77,7 +77,7 @@ Outcome compare(const Case& c, const ProblemData& data, const ForwardCall::Resul
   Tolerance tolerance;
   tolerance.relative = slack * luck * model.relative() + kF32Noise + (found.count < 64 ? ulp(c.dtype) : 0);
   const double model_worst = model.greatest > 0 ? model.worst / model.greatest : 0;
-  tolerance.worst = std::max(kSlackWorst * luck * model_worst, ulp(c.dtype)) + kF32Noise;
+  tolerance.worst = std::max(kSlackWorst * luck * model_worst, 2 * ulp(c.dtype)) + kF32Noise;  // P and the result are rounded
   tolerance.absolute = c.dtype == DType::kF16 ? 0x1p-24 : 1e-9;
   if (model.norm > 0 && found.count >= 1000) outcome.ratio = found.norm / model.norm;
   if (!found.within(tolerance)) {
