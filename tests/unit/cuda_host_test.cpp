@@ -154,6 +154,20 @@ TEST(CudaOnHost, EveryExampleBackwardAroundPlainLoops) {
   }
 }
 
+// Both forms of sin and cos with their derivatives, arguments of several turns; powers that are no small whole numbers, odd ones of
+// negative numbers among them.
+TEST(CudaOnHost, SinesAndPowersBackward) {
+  HostKernels host;
+  numeric::Example waves;
+  waves.name = "waves";
+  waves.any_lengths = true;
+  waves.text =
+      "attention waves() {\n  let x = qk * rsqrt(head_dim)\n  let y = sin(20 * x) / 20 + (1 + x ** 2) ** -0.75 - (1 + abs(x)) ** 0.3\n"
+      "  score = cos(3 * x) + y + (x / 2) ** 17 / (1 + x ** 18)\n  weights = softmax(score)\n}\n";
+  uint64_t seed = std::random_device{}();
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(backward_failure(host, backward_case(waves, ++seed)), "");
+}
+
 TEST(CudaOnHost, DeterministicBackwardAroundPlainLoops) {
   HostKernels host;
   uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
