@@ -19,7 +19,10 @@ constexpr std::string_view kOfSums = "Gradients& gradients, KeyGradients& key_gr
 
 BackwardVariant::BackwardVariant(const Lowered& lowered, const GpuKernelOptions& options, const GpuConfig& config)
     : CudaVariant(lowered, options), config_(config), deterministic_(options.deterministic), backward_(lowered.backward) {
-  find_scale();
+  const ScaledDerivative scaled = split_scale(ir_.graph, backward_.dqk);
+  backward_.dqk = scaled.rest;
+  scale_ = scaled.scale;
+  find_sums();
   from_weight_ = !reaches(backward_.dqk, Symbol::kQk) && !reaches(backward_.dqk, Symbol::kLse2);
   for (const ParamGradient& gradient : backward_.params) {
     from_weight_ = from_weight_ && (gradient.per_element == kNoValue || !reaches(gradient.per_element, Symbol::kQk));
@@ -36,6 +39,13 @@ BackwardVariant::BackwardVariant(const Lowered& lowered, const GpuKernelOptions&
   for (const bool of_pairs : {true, false}) {
     for (ValueId id : gradient_indices(of_pairs)) roots.element.push_back(id);
   }
+  for (const SumGradient& one : sums_) {
+    const std::vector<ValueId>& indices = ir_.graph[one.gradient.read].operands;
+    roots.element.insert(roots.element.end(), indices.begin(), indices.end());
+    for (ValueId id : {one.sum.factor, one.sum.offset}) {
+      if (id != kNoValue) roots.element.push_back(id);
+    }
+  }
   if (!is_searched()) {
     for (const IndexRange& range : {bounds_.kept_keys, bounds_.full_keys, bounds_.kept_queries, bounds_.full_queries}) {
       roots.bounds.insert(roots.bounds.end(), {range.begin, range.end});
@@ -44,18 +54,17 @@ BackwardVariant::BackwardVariant(const Lowered& lowered, const GpuKernelOptions&
   place_values(std::move(roots), backward_.weight);
 }
 
-// A factor of dqk that no pair and no head changes need not be multiplied with every pair.
-void BackwardVariant::find_scale() {
-  const Node product = ir_.graph[backward_.dqk];
-  if (product.op != Op::k_mul) return;
-  const std::vector<Rate> rates = assign_rates(ir_.graph);
-  for (size_t i = 0; i < 2; ++i) {
-    const ValueId factor = product.operands[i];
-    if (rates[factor] != Rate::kUniform || reaches(factor, Symbol::kH) || reaches(factor, Symbol::kKvH)) continue;
-    scale_ = factor;
-    backward_.dqk = product.operands[1 - i];
-    return;
+// Gradients that the skeleton of sm90 has from its sums: those of qk behind the main kernel, the others as columns of dK.
+void BackwardVariant::find_sums() {
+  if (config_.skeleton != GpuSkeleton::kSm90) return;
+  for (ParamGradient& gradient : backward_.params) {
+    const std::optional<PairSum> sum = split_pair_sum(ir_.graph, backward_.dqk, gradient);
+    if (!sum || (sum->of != PairSumOf::kQk && !config_.sums)) continue;
+    sums_.push_back({gradient, *sum});
+    gradient.per_element = kNoValue;
   }
+  std::erase_if(backward_.params,
+                [](const ParamGradient& gradient) { return gradient.per_element == kNoValue && gradient.per_row == kNoValue; });
 }
 
 // Whether `root` depends on the symbol by a way that does not lead through the weight.
@@ -82,6 +91,11 @@ BackwardVariant::Place BackwardVariant::place_of(ValueId read) const {
 
 bool BackwardVariant::has_pair_gradients() const {
   return std::any_of(backward_.params.begin(), backward_.params.end(), [](const auto& one) { return one.per_element != kNoValue; });
+}
+
+bool BackwardVariant::has_sums(std::initializer_list<PairSumOf> kinds) const {
+  return std::any_of(sums_.begin(), sums_.end(),
+                     [&](const SumGradient& one) { return std::count(kinds.begin(), kinds.end(), one.sum.of) > 0; });
 }
 
 bool BackwardVariant::has_row_gradients() const {
@@ -116,6 +130,9 @@ std::string BackwardVariant::text() const {
   text += pair_text();
   if (from_weight_ && has_pair_gradients()) text += gradients_text();
   if (has_row_gradients()) text += row_gradients_text();
+  if (has_sums({PairSumOf::kPairs, PairSumOf::kDistances}))
+    text += sums_text("void flush_sums(float of_pairs, float of_distances, {})", false);
+  if (has_sums({PairSumOf::kQk})) text += sums_text("void flush_qk(float of_qk, {})", true);
   text += flush_text() + flush_keys_text() + clear_text() + take_text() + scale_text();
   if (has_mask()) text += keep_text();
   text += "\n";
@@ -133,8 +150,14 @@ std::string BackwardVariant::text() const {
 }
 
 std::string BackwardVariant::constants_text() const {
-  return kinds_text() + fmt::format("  static constexpr bool kUsesDelta = {}, kFromWeight = {}, kGradients = {}, kRowGradients = {};\n",
-                                    uses_delta(), from_weight_, has_pair_gradients(), has_row_gradients());
+  std::string text =
+      kinds_text() + fmt::format("  static constexpr bool kUsesDelta = {}, kFromWeight = {}, kGradients = {}, kRowGradients = {};\n",
+                                 uses_delta(), from_weight_, has_pair_gradients(), has_row_gradients());
+  if (config_.skeleton == GpuSkeleton::kSm90)
+    text +=
+        fmt::format("  static constexpr bool kSums = {}, kDistanceSums = {}, kQkSums = {};\n",
+                    has_sums({PairSumOf::kPairs, PairSumOf::kDistances}), has_sums({PairSumOf::kDistances}), has_sums({PairSumOf::kQk}));
+  return text;
 }
 
 std::string BackwardVariant::gradients_struct_text() const {
@@ -251,6 +274,29 @@ std::string BackwardVariant::scale_text() const {
   }
   return "  // A factor of the derivatives by qk that dqk() and pair() leave out.\n" +
          cuda_function(fmt::format("float dqk_scale({})", kOfCall), statements + cuda_return(value));
+}
+
+// By all lanes of a warp: what they have summed up over pairs of a head goes to memory.
+std::string BackwardVariant::sums_text(std::string_view declared, bool of_qk) const {
+  std::vector<ValueId> roots;
+  for (const auto& [gradient, sum] : sums_) {
+    if ((sum.of == PairSumOf::kQk) != of_qk) continue;
+    const std::vector<ValueId>& indices = ir_.graph[gradient.read].operands;
+    roots.insert(roots.end(), indices.begin(), indices.end());
+    roots.push_back(sum.factor);
+    if (sum.offset != kNoValue) roots.push_back(sum.offset);
+  }
+  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, roots);
+  std::string text;
+  for (const auto& [gradient, sum] : sums_) {
+    if ((sum.of == PairSumOf::kQk) != of_qk) continue;
+    std::string value = of_qk ? "of_qk" : sum.of == PairSumOf::kPairs ? "of_pairs" : "of_distances";
+    if (sum.offset != kNoValue) value = fmt::format("fmaf({}, of_pairs, of_distances)", writer.value(sum.offset));
+    text +=
+        cuda_line(4, fmt::format("if (p.g_{}) add_of_warp({}, times_sum({}, {}));", ir_.params[static_cast<size_t>(gradient.param)].name,
+                                 writer.gradient_address(gradient.read, sums()), writer.value(sum.factor), value));
+  }
+  return cuda_function(fmt::format(fmt::runtime(declared), kOfCall), statements_text(writer) + text);
 }
 
 // Sums at the addresses of one place go to memory.

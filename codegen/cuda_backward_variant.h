@@ -1,11 +1,13 @@
 // A program as the `Variant` of the backward kernels.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "codegen/cuda_variant.h"
+#include "codegen/pair_sums.h"
 
 namespace attune::codegen {
 
@@ -29,10 +31,17 @@ class BackwardVariant : public CudaVariant {
     kRun,     // by an index of row and column together: in Gradients while the address stays the same
   };
 
-  void find_scale();
+  // A gradient that follows from sums over dqk.
+  struct SumGradient {
+    ParamGradient gradient;
+    PairSum sum;
+  };
+
+  void find_sums();
   Place place_of(ValueId read) const;
   bool reaches(ValueId root, Symbol symbol) const;
   bool has_pair_gradients() const;
+  bool has_sums(std::initializer_list<PairSumOf> kinds) const;
   std::vector<ValueId> gradient_indices(bool of_pairs) const;
 
   std::string constants_text() const;
@@ -42,6 +51,7 @@ class BackwardVariant : public CudaVariant {
   std::string gradients_text() const;
   std::string row_gradients_text() const;
   std::string scale_text() const;
+  std::string sums_text(std::string_view declared, bool of_qk) const;
   std::string flush_text() const;
   std::string flush_keys_text() const;
   std::string clear_text() const;
@@ -57,6 +67,7 @@ class BackwardVariant : public CudaVariant {
   const bool deterministic_;
   Backward backward_;  // dqk without dqk_scale
   ValueId scale_ = kNoValue;
+  std::vector<SumGradient> sums_;  // no longer in backward_, but for what rows contribute
   bool from_weight_ = false;
 };
 

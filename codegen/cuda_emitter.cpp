@@ -132,6 +132,7 @@ std::string backward_config_text(const GpuKernelOptions& options, const GpuConfi
   text.add("int", "kBlockN", config.block_n, "key rows of a CTA");
   text.add("int", "kStages", config.stages, "depth of the Q and dO rings");
   text.add("int", is_sm90 ? "kWarpgroups" : "kWarps", config.warpgroups, is_sm90 ? "of 64 key rows each" : "of 16 key rows each");
+  if (is_sm90) text.add("bool", "kSums", config.sums, "dK has columns for sums over pairs");
   text.add("bool", "kDeterministic", options.deterministic, "the same bits from call to call");
   return text.finish(options);
 }
@@ -155,7 +156,8 @@ uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& con
 // What Layout in sm90_backward.cuh adds up to at most; the kernel asserts that it fits.
 uint32_t sm90_backward_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
   const int chunks = (options.head_dim + 63) / 64 + (options.v_dim + 63) / 64;
-  const int rows = (config.block_n + config.stages * config.block_m) * chunks * 128;
+  const int rows =
+      (config.block_n + config.stages * config.block_m) * chunks * 128 + (config.sums ? config.stages * config.block_m * 128 : 0);
   const int ds = 2 * config.block_m * config.block_n * 2, row_values = config.stages * config.block_m * 2 * 4;
   constexpr int kAlignment = 1024, kSmall = 1024;
   return static_cast<uint32_t>(ceil_to(rows + ds + row_values + kAlignment + kSmall, 128));

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "codegen/gpu_argument.h"
+#include "codegen/pair_sums.h"
 
 namespace attune::codegen {
 namespace {
@@ -134,10 +135,12 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
     return config;
   }
   config.warpgroups = 2;
-  // Gradients of tensors take registers for each pair, and code: half as many pairs at once.
-  const std::vector<Param>& params = lowered.ir.params;
-  const bool has_gradients = std::any_of(params.begin(), params.end(), [](const Param& param) { return param.is_grad && param.is_tensor; });
-  config.block_m = dim <= 64 && !has_gradients ? 128 : 64;
+  // Sums over pairs are columns of dK behind whole chunks. Gradients of tensors that are not among them take registers for each pair, and
+  // code: half as many pairs at once.
+  const PairGradients gradients = pair_gradients(lowered);
+  const bool has_place = dim <= 128 && options.head_dim % 64 == 0;
+  config.sums = has_place && gradients.has_sums;
+  config.block_m = dim <= 64 && !gradients.has_tensors && (has_place || !gradients.has_sums) ? 128 : 64;
   config.block_n = dim <= 128 ? 128 : 64;  // wider: both warpgroups hold the same keys, and half of the columns of dK and dV each
   return config;
 }

@@ -27,6 +27,7 @@ struct GpuConfig {
   int stages = 2;      // depth of the K and V rings; backward: of Q and dO
   int buffers_q = 2;   // sm90: tiles of Q in shared memory
   bool stale = false;  // softmax: stale reference instead of exact online maxima
+  bool sums = false;   // sm90 backward: dK has columns for the sums of dqk over pairs (pair_sums.h)
   int key_warps = 1;   // sm80 forward: warps with the same rows, which share the keys of a tile
   int tile_heads = 1;  // sm80 forward: query heads of a tile; 1, or all of a key head
   int splits = 0;      // sm80 forward: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot

@@ -118,7 +118,8 @@ std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig
   };
   const Product s = {"products_s", type, config.block_m, options.head_dim}, dp = {"products_dp", type, config.block_m, options.v_dim};
   const Product dv = {"products_dv", type, columns(options.v_dim), config.block_m};
-  const Product dk = {"products_dk", type, columns(options.head_dim), config.block_m};
+  constexpr int kSumColumns = 8;
+  const Product dk = {"products_dk", type, columns(options.head_dim) + (config.sums ? kSumColumns : 0), config.block_m};
   const Product dq = {"products_dq", type, kChunk, config.block_n};
   const Operand keys = {config.block_n}, queries = {config.block_m};
   return accumulators({s.count(), dv.count(), dk.count(), dq.count()}) + from_shared(s, keys, queries) + from_shared(dp, keys, queries) +

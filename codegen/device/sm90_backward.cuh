@@ -9,6 +9,8 @@
 // A step begins with nothing in flight, S and dP of its block in registers. dQ comes one step late: when its product starts, no warpgroup
 // waits for the dS of another. Where dK and dV of 64 keys are too wide for the registers of one warpgroup (kSplit == 2), two of them hold
 // the same keys: both compute S and dP, each has half of the columns of dK and dV.
+//
+// kSums: Q has more columns behind those of the head, 1 and the query's place in its block, so that dK's are sums over the pairs of a key.
 
 // Shared memory, in bytes from a 1024-aligned address on.
 template <typename Config>
@@ -20,12 +22,13 @@ struct Layout {
   // Columns of a warpgroup's accumulators: all, or the first or last chunks; the one in the middle may be of both.
   static constexpr int kColumnsK = kSplit == 1 ? (Config::kHeadDim + 15) / 16 * 16 : (kChunksQ + 1) / 2 * kChunk;
   static constexpr int kColumnsV = kSplit == 1 ? (Config::kVDim + 15) / 16 * 16 : (kChunksV + 1) / 2 * kChunk;
+  static constexpr int kSumColumns = Config::kSums ? 8 : 0;
   static constexpr int kUnits = kM / 64 * kChunksQ;  // dQ of a block, in units of 64 x 64
   static constexpr int kUnitsOfOne = (kUnits + Config::kWarpgroups - 1) / Config::kWarpgroups;
   static constexpr int kPlacesS = 2;  // of dS
 
   static constexpr int kBytesK = kN * kChunksQ * 128, kBytesV = kN * kChunksV * 128;
-  static constexpr int kBytesQ = kM * kChunksQ * 128, kBytesO = kM * kChunksV * 128, kBytesS = kM * kN * 2;
+  static constexpr int kBytesQ = kM * (kChunksQ + Config::kSums) * 128, kBytesO = kM * kChunksV * 128, kBytesS = kM * kN * 2;
   static constexpr int kK = 0, kV = kK + kBytesK, kQ = kV + kBytesV, kO = kQ + Config::kStages * kBytesQ;
   static constexpr int kS = kO + Config::kStages * kBytesO;
   static constexpr int kLse = kS + kPlacesS * kBytesS, kDelta = kLse + Config::kStages * kM * 4;
@@ -42,6 +45,7 @@ struct Layout {
   static constexpr int kArrivals = 4 * Config::kWarpgroups * kArrivalsOfWarp;  // of the consumers
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+  static_assert(!Config::kSums || (kSplit == 1 && Config::kHeadDim % kChunk == 0));
   static_assert(kN % 64 == 0 && kM % 64 == 0 && (kSplit == 1 || kSplit == 2) && kSplit * kN == 64 * Config::kWarpgroups);
 };
 
@@ -50,7 +54,8 @@ struct KeyTile {
   int n, h, b;
 };
 
-// The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache. Deterministic: the last
+// The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache; they are those of one number
+// in all of a batch first, which may read the same bias and add to the same gradient. Deterministic: the last
 // blocks come first, see sm90_turns.cuh.
 template <typename Config>
 DEVICE KeyTile key_tile_of(int number, const Params& p) {
@@ -60,7 +65,7 @@ DEVICE KeyTile key_tile_of(int number, const Params& p) {
   const int heads = min(p.section_heads, p.batch * p.kv_heads - first_head);
   const int head = first_head + rest % heads;
   const int n = rest / heads;
-  return {Config::kDeterministic ? p.blocks_n - 1 - n : n, head % p.kv_heads, head / p.kv_heads};
+  return {Config::kDeterministic ? p.blocks_n - 1 - n : n, head / p.batch, head % p.batch};
 }
 
 // What is said of a step, beside its tiles.
@@ -193,9 +198,9 @@ struct Consumer {
   using L = Layout<Config>;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kSigmoid = Variant::kWeight == Weight::kSigmoid;
   static constexpr int kS = L::kM / 2, kW = L::kM / 4;  // registers of S and dP; of P and dS as operands
-  static constexpr int kDK = L::kColumnsK / 2, kDV = L::kColumnsV / 2;
+  static constexpr int kDK = (L::kColumnsK + L::kSumColumns) / 2, kDV = L::kColumnsV / 2;
   // lse2 and delta of a block are read before the wait for its S and dP, where there are registers for them.
-  static constexpr bool kReadsAhead = kSoftmax && Variant::kFromWeight && !Variant::kGradients && L::kM == 64;
+  static constexpr bool kReadsAhead = kSoftmax && Variant::kFromWeight && !Variant::kGradients && !Config::kSums && L::kM == 64;
 
   struct RowValues {
     float2 pairs[kReadsAhead ? L::kM / 8 : 1];
@@ -211,6 +216,7 @@ struct Consumer {
   int first_key;
   bool is_fast;  // kSigmoid: by the unit's tanh
   int flags;     // of the step
+  float passed = 0.0f;  // see pass_sums
   typename Variant::Gradients gradients = {};
   typename Variant::KeyGradients key_gradients[2] = {};
 
@@ -258,6 +264,33 @@ struct Consumer {
         const int k_idx = first_key + 8 * place;
         Variant::flush(key_gradients[place], min(k_idx, uniform.k_len - 1), k_idx < uniform.k_len, p, uniform);
       }
+    }
+  }
+
+  // Of the columns behind dK's a thread has four numbers: of both of its keys the sum of dS and that of dS times the query's place in its
+  // block. Places are those of the last block: `passed` is what all blocks before it would have too little of, each moved on by the next.
+  DEVICE void pass_sums(const float (&dk)[kDK]) {
+    if constexpr (Config::kSums && Variant::kDistanceSums) {
+      const int blocks = of_step(j.count, Step::kBlock) - of_step(j.count - 1, Step::kBlock);
+      const float* const sums = dk + L::kColumnsK / 2;  // 0 where there is no step before
+      passed = fmaf(static_cast<float>(blocks * L::kM), sums[0] + sums[2], passed);
+    }
+  }
+  // Of the steps of a head, `step` is the last.
+  DEVICE void flush_sums(float (&dk)[kDK], u32 step) {
+    if constexpr (Config::kSums && Variant::kSums) {
+      float* const sums = dk + L::kColumnsK / 2;
+      const auto u = Variant::uniform(p, uniform.b, of_step(step, Step::kFlags) >> Step::kHeadShift);
+      const int distance = of_step(step, Step::kBlock) * L::kM - first_key;
+      float of_distances = -passed;
+#pragma unroll
+      for (int place = 0; place < 2; ++place)
+        of_distances += fmaf(static_cast<float>(distance - 8 * place), sums[2 * place], sums[2 * place + 1]);
+      const bool has_sums = lane % 4 == 0;  // other columns have no meaning
+      Variant::flush_sums(has_sums ? sums[0] + sums[2] : 0.0f, has_sums ? of_distances : 0.0f, p, u);
+      passed = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] = 0.0f;
     }
   }
 
@@ -483,6 +516,7 @@ struct Consumer {
                     const u32 (&w)[kW], const u32 (&dw)[kW]) {
     const Ring<L::kPlacesS> late = {j.count - 1};
     float dq[32];
+    pass_sums(dk);
     issue_dv(dv, w);
     wait_ds(late);
     issue_dq(dq, late, 0);
@@ -559,6 +593,7 @@ struct Consumer {
       make_operands<false>(s, dp, deltas, w, dw);
       if (flags & Step::kLast) {
         float dq[32];
+        pass_sums(dk);
         issue_dv(dv, w);
         issue_dk(dk, dw);
         wait_products<0>(dv, dk);
@@ -571,8 +606,10 @@ struct Consumer {
         set_head(uniform.b, of_step(j.count, Step::kNextH));
       }
       go_on<false>(dk, dv, s, dp, lse, deltas, w, dw);
+      if (Config::kSums && (of_step(j.count - 1, Step::kFlags) & Step::kChangesHead) != 0) flush_sums(dk, j.count - 1);
     }
     flush_head();
+    flush_sums(dk, j.count);
     finish(dk, dv);
   }
 
@@ -634,6 +671,18 @@ struct Consumer {
   }
 };
 
+// The columns of 1 and of places, in all stages of Q, by all threads.
+template <typename Config>
+DEVICE void store_sum_columns(const Places& at) {
+  using L = Layout<Config>;
+  for (int i = threadIdx.x; i < Config::kStages * L::kM; i += kWarpgroup * (Config::kWarpgroups + 1)) {
+    const int row = i % L::kM;
+    const u32 to = at(L::kQ) + i / L::kM * L::kBytesQ + L::kM * L::kChunksQ * 128 + row * 128 + (row % 8 << 4);
+    store_shared_x4(to, {static_cast<int>(Config::Element::pack(1.0f, static_cast<float>(row))), 0, 0, 0});
+  }
+  fence_async_proxy();
+}
+
 template <typename Config, typename Variant>
 DEVICE void attention_backward_sm90(const Params& p) {
   using L = Layout<Config>;
@@ -666,6 +715,7 @@ DEVICE void attention_backward_sm90(const Params& p) {
     }
     mbarrier_fence_init();
   }
+  if constexpr (Config::kSums) store_sum_columns<Config>(at);
   __syncthreads();
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
@@ -726,6 +776,26 @@ DEVICE void attention_backward_prepare_sm90(const Params& p) {
   attention_backward_prepare<Config, Variant>(p);
 }
 
+// What a thread has of a unit of dQ, times Q: summed up it is the sum of dS qk over pairs.
+template <typename Config, typename Uniform, int kSums>
+DEVICE float product_with_q(const Params& p, const Uniform& u, int row, int column, const float4 (&sum)[kSums]) {
+  float product = 0.0f;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int q_idx = row + 8 * half;
+    if (q_idx >= u.q_len) continue;
+    const Raw* q = p.q + (Config::kPacked ? 0 : u.b * p.q_stride[0]) + static_cast<i64>(u.first_q + q_idx) * p.q_stride[1] +
+                   u.h * p.q_stride[2] + column;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      if (column + 8 * i >= Config::kHeadDim) continue;
+      const float2 of_q = Config::Element::unpack(*reinterpret_cast<const u32*>(q + 8 * i));
+      product = fmaf(half ? sum[i].z : sum[i].x, of_q.x, fmaf(half ? sum[i].w : sum[i].y, of_q.y, product));
+    }
+  }
+  return product;
+}
+
 // dQ from its sums.
 template <typename Config, typename Variant>
 DEVICE void attention_backward_finish(const Params& p) {
@@ -741,11 +811,13 @@ DEVICE void attention_backward_finish(const Params& p) {
   const float scale = Variant::dqk_scale(p, u);
   const int row = thread / kWarp * 16 + thread % kWarp / 4, word = thread % 4;
   const float4* const sums = sums_of_block<Config>(p);
+  float of_qk = 0.0f;
 #pragma unroll
   for (int unit = 0; unit < L::kUnits; ++unit) {
     float4 sum[kSums];
 #pragma unroll
     for (int i = 0; i < kSums; ++i) sum[i] = sums[unit * 1024 + i * kThreads];
+    if constexpr (Variant::kQkSums) of_qk += product_with_q<Config>(p, u, first + unit / L::kChunksQ * 64 + row, unit % L::kChunksQ * 64 + 2 * word, sum);
     u32* to = rows + (unit / L::kChunksQ * 64 + row) * kRowWords + unit % L::kChunksQ * 32 + word;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
@@ -763,4 +835,5 @@ DEVICE void attention_backward_finish(const Params& p) {
           *reinterpret_cast<const int4*>(rows + i / kPieces * kRowWords + i % kPieces * 4);
   }
   if constexpr (Variant::kRowGradients) add_row_gradients<Config, Variant>(p, u, first);
+  if constexpr (Variant::kQkSums) Variant::flush_qk(of_qk, p, u);
 }

@@ -144,7 +144,8 @@ class Worker {
         backward_(stages.ir.graph, stages.backward, problem.precision),
         row_(stages.ir.graph, stages.row, problem.precision),
         param_grads_(result.param_grads),
-        param_grad_magnitudes_(result.param_grads) {}
+        param_grad_magnitudes_(result.param_grads),
+        param_grad_squares_(result.param_grads) {}
 
   void run(int b, int kv_h) {
     b_ = b;
@@ -163,6 +164,7 @@ class Worker {
 
   const std::vector<std::vector<double>>& param_grads() const { return param_grads_; }
   const std::vector<std::vector<double>>& param_grad_magnitudes() const { return param_grad_magnitudes_; }
+  const std::vector<std::vector<double>>& param_grad_squares() const { return param_grad_squares_; }
 
  private:
   struct Pair {
@@ -292,6 +294,7 @@ class Worker {
     double& sum = param_grads_[variable.param][position];
     sum = round(sum + gradient);
     param_grad_magnitudes_[variable.param][position] += magnitude;
+    param_grad_squares_[variable.param][position] += gradient * gradient;
   }
 
   const Stages& stages_;
@@ -302,7 +305,7 @@ class Worker {
   const bool is_rounded_;
   PairEnv env_;
   Interpreter mask_, forward_, backward_, row_;
-  std::vector<std::vector<double>> param_grads_, param_grad_magnitudes_;
+  std::vector<std::vector<double>> param_grads_, param_grad_magnitudes_, param_grad_squares_;
   std::vector<Pair> pairs_;  // the kept ones of the row at hand
   int b_ = 0, kv_h_ = 0, h_ = 0, i_ = 0;
 };
@@ -335,7 +338,7 @@ ReferenceResult zeros(const Ir& ir, const ReferenceProblem& problem, size_t q_ro
   result.out.resize(q_rows * sizes.v_dim);
   if (ir.weight_kind == WeightKind::kSoftmax) result.lse.resize(q_rows);
   result.param_grads.resize(ir.params.size());
-  result.param_grad_magnitudes.resize(ir.params.size());
+  result.param_grad_magnitudes = result.param_grad_squares = result.param_grads;
   if (!problem.wants_gradients) return result;
   result.dq.resize(q_rows * sizes.head_dim);
   result.dk.resize(k_rows * sizes.head_dim);
@@ -343,7 +346,7 @@ ReferenceResult zeros(const Ir& ir, const ReferenceProblem& problem, size_t q_ro
   for (size_t i = 0; i < ir.params.size(); ++i) {
     if (ir.params[i].is_grad) result.param_grads[i].resize(ir.params[i].is_tensor ? problem.tensors[i].values.size() : 1);
   }
-  result.param_grad_magnitudes = result.param_grads;
+  result.param_grad_magnitudes = result.param_grad_squares = result.param_grads;
   return result;
 }
 
@@ -376,6 +379,7 @@ ReferenceResult evaluate_reference(const Ir& ir, const ReferenceProblem& problem
       for (size_t x = 0; x < result.param_grads[i].size(); ++x) {
         result.param_grads[i][x] += worker.param_grads()[i][x];
         result.param_grad_magnitudes[i][x] += worker.param_grad_magnitudes()[i][x];
+        result.param_grad_squares[i][x] += worker.param_grad_squares()[i][x];
       }
     }
   }

@@ -43,6 +43,8 @@ struct ReferenceResult {
   std::vector<std::vector<double>> param_grads;  // by parameter, shaped like the given tensor; empty where there is no gradient
   // The same sums with all terms taken positive. Rounding errors are relative to these: a gradient itself may cancel to zero.
   std::vector<std::vector<double>> param_grad_magnitudes;
+  // Sums of the terms' squares: what terms that are rounded by themselves leave is relative to the root.
+  std::vector<std::vector<double>> param_grad_squares;
 };
 
 // `ir` comes from build_ir. Rows run on `threads` threads; for one number of threads the result is always the same. Throws std::logic_error

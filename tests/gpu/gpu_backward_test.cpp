@@ -68,24 +68,26 @@ struct Quantity {
   const std::vector<double>&got, &want, &model;
   std::vector<int64_t> dims;
   double magnitude = 0;  // gradients of parameters: the greatest sum of the terms' magnitudes
+  double rounding = 0;   // and what is left of the terms' rounding
   double noise = 0;      // dq, dk: what is left of terms that cancel, where there is nothing else
   std::function<const std::vector<double>&(const ReferenceResult&)> of;
 };
 
 std::vector<Quantity> quantities(const codegen::Ir& ir, const ProblemData& data, const CallResult& got, const ReferenceResult& want,
-                                 const RoundedGradients& model) {
+                                 const RoundedGradients& model, DType dtype) {
   const codegen::Sizes& sizes = data.sizes;
   const CancellationNoise noise = cancellation_noise(data);
   std::vector<Quantity> all = {
-      {"dq", got.dq, want.dq, model.dq, {data.q_rows(), sizes.heads, sizes.head_dim}, 0, noise.dq, &ReferenceResult::dq},
-      {"dk", got.dk, want.dk, model.dk, {data.k_rows(), sizes.kv_heads, sizes.head_dim}, 0, noise.dk, &ReferenceResult::dk},
-      {"dv", got.dv, want.dv, model.dv, {data.k_rows(), sizes.kv_heads, sizes.v_dim}, 0, 0, &ReferenceResult::dv}};
+      {"dq", got.dq, want.dq, model.dq, {data.q_rows(), sizes.heads, sizes.head_dim}, 0, 0, noise.dq, &ReferenceResult::dq},
+      {"dk", got.dk, want.dk, model.dk, {data.k_rows(), sizes.kv_heads, sizes.head_dim}, 0, 0, noise.dk, &ReferenceResult::dk},
+      {"dv", got.dv, want.dv, model.dv, {data.k_rows(), sizes.kv_heads, sizes.v_dim}, 0, 0, 0, &ReferenceResult::dv}};
   for (size_t i = 0; i < ir.params.size(); ++i) {
     if (!ir.params[i].is_grad) continue;
     const double magnitude = greatest_magnitude(want.param_grad_magnitudes[i]);
     std::vector<int64_t> dims;
     if (data.tensor_params[i]) dims = data.tensor_params[i]->dims;
-    all.push_back({"d" + ir.params[i].name, got.param_grads[i], want.param_grads[i], model.param_grads[i], dims, magnitude, 0,
+    all.push_back({"d" + ir.params[i].name, got.param_grads[i], want.param_grads[i], model.param_grads[i], dims, magnitude,
+                   rounding_of_terms(dtype, want.param_grad_squares[i]), 0,
                    [i](const ReferenceResult& r) -> const std::vector<double>& { return r.param_grads[i]; }});
   }
   return all;
@@ -119,7 +121,7 @@ Outcome compare(const Quantity& quantity, const Case& c, Accuracy accuracy,
   const double model_worst = model.greatest > 0 ? model.worst / model.greatest : 0;
   tolerance.worst =
       std::max(kSlackWorst * luck * model_worst, is_param ? 0 : 2 * ulp(c.dtype)) + kF32Noise;  // dS and the result are rounded
-  tolerance.absolute = is_param ? kNoiseOfTerms * quantity.magnitude : c.dtype == DType::kF16 ? 0x1p-24 : 1e-9;
+  tolerance.absolute = is_param ? kNoiseOfTerms * quantity.magnitude + quantity.rounding : c.dtype == DType::kF16 ? 0x1p-24 : 1e-9;
   if (model.norm > 0 && found.count >= 1000 && !is_param) outcome.ratio = found.norm / model.norm;
   if (found.within(tolerance)) return outcome;
   Difference expected;
@@ -154,7 +156,7 @@ class Expected {
 
   std::vector<Outcome> compare(const CallResult& got, Accuracy accuracy) {
     std::vector<Outcome> outcomes;
-    for (const Quantity& quantity : quantities(ir_, data_, got, want_, model_)) {
+    for (const Quantity& quantity : quantities(ir_, data_, got, want_, model_, case_.dtype)) {
       outcomes.push_back(numeric::compare(quantity, case_, accuracy, [this]() -> const std::vector<ReferenceResult>& { return others(); }));
     }
     return outcomes;

@@ -222,7 +222,7 @@ std::vector<ReferenceProblem> reference_problems(const ProblemData& data) {
 ReferenceResult reference_result(const Ir& ir, const std::vector<ReferenceProblem>& problems, const ProblemData& data) {
   ReferenceResult whole;
   whole.param_grads.resize(ir.params.size());
-  whole.param_grad_magnitudes.resize(ir.params.size());
+  whole.param_grad_magnitudes = whole.param_grad_squares = whole.param_grads;
   const auto append = [](std::vector<double>& to, const std::vector<double>& from) { to.insert(to.end(), from.begin(), from.end()); };
   for (const ReferenceProblem& problem : problems) {
     const ReferenceResult part = codegen::evaluate_reference(ir, problem);
@@ -237,11 +237,12 @@ ReferenceResult reference_result(const Ir& ir, const std::vector<ReferenceProble
         whole.lse.push_back(part.lse[static_cast<size_t>((row / q_len * heads + h) * q_len + row % q_len)]);
     }
     for (size_t i = 0; i < part.param_grads.size(); ++i) {
-      whole.param_grads[i].resize(part.param_grads[i].size());
-      whole.param_grad_magnitudes[i].resize(part.param_grads[i].size());
+      for (auto* sums : {&whole.param_grads, &whole.param_grad_magnitudes, &whole.param_grad_squares})
+        (*sums)[i].resize(part.param_grads[i].size());
       for (size_t x = 0; x < part.param_grads[i].size(); ++x) {
         whole.param_grads[i][x] += part.param_grads[i][x];
         whole.param_grad_magnitudes[i][x] += part.param_grad_magnitudes[i][x];
+        whole.param_grad_squares[i][x] += part.param_grad_squares[i][x];
       }
     }
   }

@@ -208,7 +208,8 @@ std::vector<Quantity> quantities(const Case& c, const Ir& ir, const ProblemData&
     std::vector<int64_t> dims;
     if (data.tensor_params[i]) dims = data.tensor_params[i]->dims;
     Tolerance of_sum = tolerance;
-    of_sum.absolute += kSumRoundings * 0x1p-24 * greatest_magnitude(want.param_grad_magnitudes[i]);
+    of_sum.absolute += kSumRoundings * 0x1p-24 * greatest_magnitude(want.param_grad_magnitudes[i]) +
+                       rounding_of_terms(c.dtype, want.param_grad_squares[i]);
     all.push_back({"d" + ir.params[i].name, of_sum, 0, dims,
                    [i](const CallResult& r) -> const std::vector<double>& { return r.param_grads[i]; },
                    [i](const ReferenceResult& r) -> const std::vector<double>& { return r.param_grads[i]; }});
@@ -217,6 +218,12 @@ std::vector<Quantity> quantities(const Case& c, const Ir& ir, const ProblemData&
 }
 
 }  // namespace
+
+double rounding_of_terms(DType dtype, const std::vector<double>& squares) {
+  if (dtype == DType::kF32) return 0;
+  const double roundoff = dtype == DType::kF16 ? 0x1p-11 : 0x1p-9;
+  return 2 * roundoff * std::sqrt(greatest_magnitude(squares));  // five standard deviations: one roundoff is 0.42 of it in the mean
+}
 
 double greatest_magnitude(const std::vector<double>& values) {
   double greatest = 0;

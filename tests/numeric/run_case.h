@@ -36,6 +36,10 @@ CallResult run_library(const Case& c, const codegen::Ir& ir, const ProblemData& 
 
 // The greatest magnitude among finite values; 0 if there are none.
 double greatest_magnitude(const std::vector<double>& values);
+
+// What terms of a gradient of a parameter leave of their rounding to `dtype`, as PyTorch rounds dS before it sums: 0 for f32, whose is
+// elsewhere. `squares`: sums of the terms' squares.
+double rounding_of_terms(DType dtype, const std::vector<double>& squares);
 // What is left of an element of dq or dk where dP - delta cancels, as it does for a single key: the roundings of a pair's dP in f32, times
 // a row of K or Q.
 struct CancellationNoise {

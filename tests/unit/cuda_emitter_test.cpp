@@ -245,8 +245,11 @@ TEST(CudaBackward, DerivativesFollowFromTheWeightWhereTheyDoNotNeedQk) {
   EXPECT_THAT(weights("relu(score) ** 2"), AllOf(HasSubstr("kFromWeight = false"), Not(HasSubstr("float dqk("))));
   EXPECT_THAT(weights("softmax(score)"), HasSubstr("kUsesDelta = true"));
   EXPECT_THAT(weights("sigmoid(score)"), HasSubstr("kUsesDelta = false"));
-  // What is qk times something needs qk for the something's gradient.
-  EXPECT_THAT(emitted_backward(attention("s: grad f32", "  score = qk * s\n  weights = softmax(score)")), HasSubstr("kFromWeight = false"));
+  // What is qk times something has the something's gradient from dQ; behind a function of it, it needs qk.
+  EXPECT_THAT(emitted_backward(attention("s: grad f32", "  score = qk * s\n  weights = softmax(score)")),
+              AllOf(HasSubstr("kFromWeight = true, kGradients = false"), HasSubstr("kQkSums = true")));
+  EXPECT_THAT(emitted_backward(attention("s: grad f32", "  score = tanh(qk) * s\n  weights = softmax(score)")),
+              HasSubstr("kFromWeight = false, kGradients = true"));
 }
 
 TEST(CudaBackward, AFactorOfAllPairsAndHeadsIsLeftOut) {

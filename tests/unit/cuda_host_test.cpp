@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <random>
 
+#include "codegen/lower.h"
+#include "codegen/pair_sums.h"
 #include "example_files.h"
 #include "random_program.h"
+#include "run_case.h"
 #include "tests/gpu/backward_case.h"
 #include "tests/gpu/variant_case.h"
 #include "tests/unit/golden_file.h"
@@ -261,13 +265,27 @@ TEST(CudaOnHost, DeterministicBackwardSkeletonOfSm80) {
 
 // Steps of all kinds: plain ones, the first and last, where the mask cuts, another head of the group; gradients of parameters.
 struct HopperBackward {
-  const char* program;
+  std::string program;  // of the examples, or its text
   int head_dim, v_dim;
   numeric::ProblemShape shape;
   bool deterministic = false;
 };
 TEST(CudaOnHost, HopperBackward) {
+  // Gradients that are sums over dS, in all forms: a slope, a factor of qk, a bias of all heads; two at once, and one that is none of them.
+  const std::string slopes =
+      "attention slopes(gain: grad f32 = 0.9, slopes: grad f32[heads]) {\n  score = gain * qk * rsqrt(head_dim) - slopes[h] * (q_pos - "
+      "k_pos)\n"
+      "  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n";
+  const std::string biases =
+      "attention biases(bias: grad f32 = -1, of_heads: grad f32[heads], of_keys: grad f32[k_len], scale: grad f32 = 2) {\n"
+      "  score = qk / scale + bias + 0.5 * of_heads[h] + of_keys[k_idx] - (k_idx - q_idx) * of_heads[h] * 0.01\n  weights = "
+      "sigmoid(score)\n}\n";
   const HopperBackward cases[] = {
+      {slopes, 64, 64, {4, 2, false, {280}, {300}}},
+      {slopes, 128, 128, {2, 1, true, {150, 0, 90}, {140, 20, 30}}},
+      {slopes, 64, 64, {2, 1, false, {150}, {150}}, true},
+      {biases, 64, 128, {2, 1, false, {150}, {140}}},
+      {biases, 96, 96, {1, 1, false, {70}, {90}}, true},
       {"causal", 64, 64, {2, 1, false, {300}, {300}}},
       {"flash_sigmoid", 64, 64, {1, 1, false, {280}, {350}}, true},
       {"softmax", 128, 128, {1, 1, false, {200}, {150}}, true},
@@ -282,7 +300,9 @@ TEST(CudaOnHost, HopperBackward) {
   HostKernels host;
   uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
   for (const HopperBackward& one : cases) {
-    for (const numeric::Example& example : numeric::load_examples()) {
+    std::vector<numeric::Example> programs = numeric::load_examples();
+    if (one.program.starts_with("attention ")) programs = {{one.program, one.program, {}}};
+    for (const numeric::Example& example : programs) {
       if (example.name != one.program) continue;
       numeric::Case c = backward_case(example, ++seed);
       c.head_dim = one.head_dim;
@@ -290,8 +310,10 @@ TEST(CudaOnHost, HopperBackward) {
       c.problems = {one.shape};
       GpuConfig config;
       config.warpgroups = 2;
-      config.block_m = one.head_dim <= 64 && example.text.find("grad ") == std::string::npos ? 128 : 64;
+      const PairGradients gradients = pair_gradients(lower(numeric::reference_ir(c, numeric::HeadDims::kConstant)));
+      config.block_m = std::max(one.head_dim, one.v_dim) <= 64 && !gradients.has_tensors ? 128 : 64;
       config.block_n = one.head_dim <= 128 ? 128 : 64;
+      config.sums = gradients.has_sums && one.head_dim % 64 == 0 && config.block_n == 128;
       EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
     }
   }

@@ -25,6 +25,9 @@ inline Index threadIdx, blockIdx, blockDim, gridDim;
 struct float2 {
   float x, y;
 };
+struct float4 {
+  float x, y, z, w;
+};
 
 using std::floor;  // of floats, too
 using std::max;

@@ -20,9 +20,6 @@
 struct int4 {
   int x, y, z, w;
 };
-struct float4 {
-  float x, y, z, w;
-};
 
 alignas(128) inline unsigned char shared[256 << 10];
 

@@ -3,6 +3,7 @@ attune_test(attune_passes_tests unit
   unit/passes_fold_scale_test.cpp
   unit/passes_golden_test.cpp
   unit/passes_lower_test.cpp
+  unit/passes_pair_sums_test.cpp
   unit/passes_print_test.cpp
   unit/passes_rates_test.cpp
   unit/passes_score_line_test.cpp
