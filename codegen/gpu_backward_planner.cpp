@@ -141,7 +141,13 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
   const bool has_place = dim <= 128 && options.head_dim % 64 == 0;
   config.sums = has_place && gradients.has_sums;
   config.block_m = dim <= 64 && !gradients.has_tensors && (has_place || !gradients.has_sums) ? 128 : 64;
-  config.block_n = dim <= 128 ? 128 : 64;  // wider: both warpgroups hold the same keys, and half of the columns of dK and dV each
+  config.block_n = 128;
+  if (dim <= 128) return config;
+  // A warpgroup's registers hold dK and dV of 64 keys, and S and dP of so many queries. Wider still: both warpgroups hold the same keys,
+  // and half of the columns of dK and dV each.
+  const int columns = (options.head_dim + 15) / 16 * 16 + (options.v_dim + 15) / 16 * 16;
+  if (columns > 256 || gradients.has_sums || gradients.has_others) config.block_m = 32;
+  if (columns > 320) config.block_m = config.block_n = 64;
   return config;
 }
 

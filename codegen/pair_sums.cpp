@@ -165,6 +165,7 @@ PairGradients pair_gradients(const Lowered& lowered) {
     if (gradient.per_element == kNoValue) continue;
     const std::optional<PairSum> sum = split_pair_sum(graph, dqk, gradient);
     found.has_sums = found.has_sums || (sum && sum->of != PairSumOf::kQk);
+    found.has_others = found.has_others || !sum;
     found.has_tensors = found.has_tensors || (!sum && lowered.ir.params[static_cast<size_t>(gradient.param)].is_tensor);
   }
   return found;

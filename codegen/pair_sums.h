@@ -34,6 +34,7 @@ ScaledDerivative split_scale(const Graph& graph, ValueId dqk);
 // What the pairs of a program contribute to gradients of parameters, with the scale split off.
 struct PairGradients {
   bool has_sums = false;     // kPairs or kDistances
+  bool has_others = false;   // none of the sums
   bool has_tensors = false;  // of tensors, and none of the sums
 };
 PairGradients pair_gradients(const Lowered& lowered);

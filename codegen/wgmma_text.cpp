@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <string_view>
 
@@ -120,10 +121,12 @@ std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig
   const Product dv = {"products_dv", type, columns(options.v_dim), config.block_m};
   constexpr int kSumColumns = 8;
   const Product dk = {"products_dk", type, columns(options.head_dim) + (config.sums ? kSumColumns : 0), config.block_m};
-  const Product dq = {"products_dq", type, kChunk, config.block_n};
+  const bool transposes_dq = config.block_m < kChunk;  // 64 columns of the head are the rows of the product
+  const Product dq = {"products_dq", type, std::min(config.block_m, kChunk), config.block_n};
   const Operand keys = {config.block_n}, queries = {config.block_m};
   return accumulators({s.count(), dv.count(), dk.count(), dq.count()}) + from_shared(s, keys, queries) + from_shared(dp, keys, queries) +
-         from_registers(dv, kAcross) + from_registers(dk, kAcross) + from_shared(dq, queries, kAcross) + stay_above(s.count());
+         from_registers(dv, kAcross) + from_registers(dk, kAcross) +
+         (transposes_dq ? from_shared(dq, kAcross, queries) : from_shared(dq, queries, kAcross)) + stay_above(s.count());
 }
 
 }  // namespace attune::codegen

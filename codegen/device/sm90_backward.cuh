@@ -6,6 +6,8 @@
 //   dV += P^T dO,  dK += dS^T Q   wgmma, P and dS from registers
 //   dQ += dS K                    wgmma, dS by way of shared memory, since it needs the keys of all warpgroups; added to f32 sums in memory
 //
+// A product has 64 rows at least: of fewer queries it is dQ^T += K^T dS^T.
+//
 // A step begins with nothing in flight, S and dP of its block in registers. dQ comes one step late: when its product starts, no warpgroup
 // waits for the dS of another. Where dK and dV of 64 keys are too wide for the registers of one warpgroup (kSplit == 2), two of them hold
 // the same keys: both compute S and dP, each has half of the columns of dK and dV.
@@ -23,7 +25,10 @@ struct Layout {
   static constexpr int kColumnsK = kSplit == 1 ? (Config::kHeadDim + 15) / 16 * 16 : (kChunksQ + 1) / 2 * kChunk;
   static constexpr int kColumnsV = kSplit == 1 ? (Config::kVDim + 15) / 16 * 16 : (kChunksV + 1) / 2 * kChunk;
   static constexpr int kSumColumns = Config::kSums ? 8 : 0;
-  static constexpr int kUnits = kM / 64 * kChunksQ;  // dQ of a block, in units of 64 x 64
+  // dQ of a block, in units of 64 queries x 64 columns, or of 64 columns x all queries.
+  static constexpr bool kTransposesDq = kM < 64;
+  static constexpr int kUnitQueries = kTransposesDq ? kM : 64, kUnitSize = kUnitQueries * kChunk;
+  static constexpr int kUnits = kM / kUnitQueries * kChunksQ, kSizeDq = kUnits * kUnitSize;
   static constexpr int kUnitsOfOne = (kUnits + Config::kWarpgroups - 1) / Config::kWarpgroups;
   static constexpr int kPlacesS = 2;  // of dS
 
@@ -46,7 +51,8 @@ struct Layout {
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
   static_assert(!Config::kSums || (kSplit == 1 && Config::kHeadDim % kChunk == 0));
-  static_assert(kN % 64 == 0 && kM % 64 == 0 && (kSplit == 1 || kSplit == 2) && kSplit * kN == 64 * Config::kWarpgroups);
+  static_assert(kN % 64 == 0 && kM % kUnitQueries == 0 && kM % 16 == 0);
+  static_assert((kSplit == 1 || kSplit == 2) && kSplit * kN == 64 * Config::kWarpgroups);
 };
 
 // A block of keys of a key head.
@@ -198,7 +204,7 @@ struct Consumer {
   using L = Layout<Config>;
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax, kSigmoid = Variant::kWeight == Weight::kSigmoid;
   static constexpr int kS = L::kM / 2, kW = L::kM / 4;  // registers of S and dP; of P and dS as operands
-  static constexpr int kDK = (L::kColumnsK + L::kSumColumns) / 2, kDV = L::kColumnsV / 2;
+  static constexpr int kDK = (L::kColumnsK + L::kSumColumns) / 2, kDV = L::kColumnsV / 2, kDQ = L::kUnitSize / kWarpgroup;
   // lse2 and delta of a block are read before the wait for its S and dP, where there are registers for them.
   static constexpr bool kReadsAhead = kSoftmax && Variant::kFromWeight && !Variant::kGradients && !Config::kSums && L::kM == 64;
 
@@ -313,18 +319,22 @@ struct Consumer {
 
   // dQ of the step `late`, the unit `i` of this warpgroup's.
   DEVICE int unit(int i) const { return i * Config::kWarpgroups + wg; }
-  DEVICE void issue_dq(float (&dq)[32], Ring<L::kPlacesS> ds, int i) {
+  DEVICE void issue_dq(float (&dq)[kDQ], Ring<L::kPlacesS> ds, int i) {
     const int u = L::kUnits % Config::kWarpgroups == 0 ? unit(i) : min(unit(i), L::kUnits - 1);
-    const u64 a = k_major(at(L::kS) + ds.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
-    const u64 b = mn_major(at(L::kK) + u % L::kChunksQ * (L::kN * 128), L::kN * 128);
-    products_dq(dq, a, b);
+    const u64 queries = k_major(at(L::kS) + ds.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
+    const u64 columns = mn_major(at(L::kK) + u % L::kChunksQ * (L::kN * 128), L::kN * 128);
+    if constexpr (L::kTransposesDq) {
+      products_dq(dq, columns, queries);
+    } else {
+      products_dq(dq, queries, columns);
+    }
   }
   // In the order in which the threads have them: the pieces of a warp lie side by side.
-  DEVICE void add_dq(const float (&dq)[32], int number, int i) {
+  DEVICE void add_dq(const float (&dq)[kDQ], int number, int i) {
     if (L::kUnits % Config::kWarpgroups != 0 && unit(i) >= L::kUnits) return;
-    float* to = p.dq_sum + (static_cast<i64>(number) * L::kUnits + unit(i)) * 4096 + (warp * kWarp + lane) * 4;
+    float* to = p.dq_sum + (static_cast<i64>(number) * L::kUnits + unit(i)) * L::kUnitSize + (warp * kWarp + lane) * 4;
 #pragma unroll
-    for (int k = 0; k < 8; ++k) add_global_x4(to + k * 512, dq[4 * k], dq[4 * k + 1], dq[4 * k + 2], dq[4 * k + 3]);
+    for (int k = 0; k < kDQ / 4; ++k) add_global_x4(to + k * 512, dq[4 * k], dq[4 * k + 1], dq[4 * k + 2], dq[4 * k + 3]);
   }
 
   DEVICE u32 lse_address() const { return at(L::kLse) + j.place() * (L::kM * 4) + lane % 4 * 8; }
@@ -479,7 +489,7 @@ struct Consumer {
   }
 
   // One whole dQ, with nothing else to do meanwhile.
-  DEVICE void finish_dq(float (&dq)[32], Ring<L::kPlacesS> ds) {
+  DEVICE void finish_dq(float (&dq)[kDQ], Ring<L::kPlacesS> ds) {
     wait_ds(ds);
 #pragma unroll
     for (int i = 0; i < L::kUnitsOfOne; ++i) {
@@ -493,7 +503,7 @@ struct Consumer {
   }
 
   // That of the first step is of nothing, and is thrown away; but nobody writes what it reads before it is done.
-  DEVICE void add_late_dq(const float (&dq)[32], Ring<L::kPlacesS> late, int number, int i) {
+  DEVICE void add_late_dq(const float (&dq)[kDQ], Ring<L::kPlacesS> late, int number, int i) {
     if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
     if (static_cast<int>(late.count) < 0) return;
     begin_adding(late, i);
@@ -515,7 +525,7 @@ struct Consumer {
   DEVICE void go_on(float (&dk)[kDK], float (&dv)[kDV], float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas,
                     const u32 (&w)[kW], const u32 (&dw)[kW]) {
     const Ring<L::kPlacesS> late = {j.count - 1};
-    float dq[32];
+    float dq[kDQ];
     pass_sums(dk);
     issue_dv(dv, w);
     wait_ds(late);
@@ -592,7 +602,7 @@ struct Consumer {
       u32 w[kW], dw[kW];
       make_operands<false>(s, dp, deltas, w, dw);
       if (flags & Step::kLast) {
-        float dq[32];
+        float dq[kDQ];
         pass_sums(dk);
         issue_dv(dv, w);
         issue_dk(dk, dw);
@@ -761,36 +771,43 @@ DEVICE void add_row_gradients(const Arguments& p, const typename Variant::Unifor
 // where nothing is read, which costs a third less than writing them behind the conversion.
 template <typename Config>
 DEVICE float4* sums_of_block(const Params& p) {
-  return reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * (Layout<Config>::kUnits * 1024) + threadIdx.x;
+  return reinterpret_cast<float4*>(p.dq_sum) + static_cast<i64>(blockIdx.x) * (Layout<Config>::kSizeDq / 4) + threadIdx.x;
 }
 
 template <typename Config, typename Variant>
 DEVICE void attention_backward_prepare_sm90(const Params& p) {
+  using L = Layout<Config>;
   constexpr int kThreads = 128;
   if (static_cast<int>(blockIdx.x) < p.batch * p.heads * p.blocks_m) {
     float4* const sums = sums_of_block<Config>(p);
 #pragma unroll
-    for (int i = 0; i < Layout<Config>::kUnits * 1024 / kThreads; ++i) sums[i * kThreads] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int i = 0; i < L::kSizeDq / 4 / kThreads; ++i) sums[i * kThreads] = {0.0f, 0.0f, 0.0f, 0.0f};
   }
   if constexpr (Config::kDeterministic) prepare_turns<Config, Variant>(p);
   attention_backward_prepare<Config, Variant>(p);
 }
 
-// What a thread has of a unit of dQ, times Q: summed up it is the sum of dS qk over pairs.
+// What a thread has of a unit of dQ, times Q: summed up it is the sum of dS qk over pairs. `row` and `column`: of its first sum.
 template <typename Config, typename Uniform, int kSums>
-DEVICE float product_with_q(const Params& p, const Uniform& u, int row, int column, const float4 (&sum)[kSums]) {
+DEVICE float product_with_q(const Params& p, const Uniform& u, int first_q, int unit, int row, int column, const float4 (&sum)[kSums]) {
+  using L = Layout<Config>;
+  const int q_idx = first_q + (L::kTransposesDq ? column : unit / L::kChunksQ * 64 + row);
+  const int of_head = unit % L::kChunksQ * L::kChunk + (L::kTransposesDq ? row : column);
+  const Raw* const q =
+      p.q + (Config::kPacked ? 0 : u.b * p.q_stride[0]) + static_cast<i64>(u.first_q) * p.q_stride[1] + u.h * p.q_stride[2];
+  const auto times = [&](float value, int query, int place) {
+    if (query >= u.q_len || place >= Config::kHeadDim) return 0.0f;
+    return value * Config::Element::unpack(q[query * p.q_stride[1] + place]).x;
+  };
   float product = 0.0f;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int q_idx = row + 8 * half;
-    if (q_idx >= u.q_len) continue;
-    const Raw* q = p.q + (Config::kPacked ? 0 : u.b * p.q_stride[0]) + static_cast<i64>(u.first_q + q_idx) * p.q_stride[1] +
-                   u.h * p.q_stride[2] + column;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      if (column + 8 * i >= Config::kHeadDim) continue;
-      const float2 of_q = Config::Element::unpack(*reinterpret_cast<const u32*>(q + 8 * i));
-      product = fmaf(half ? sum[i].z : sum[i].x, of_q.x, fmaf(half ? sum[i].w : sum[i].y, of_q.y, product));
+  for (int i = 0; i < kSums; ++i) {
+    if constexpr (L::kTransposesDq) {
+      product += times(sum[i].x, q_idx + 8 * i, of_head) + times(sum[i].y, q_idx + 8 * i + 1, of_head);
+      product += times(sum[i].z, q_idx + 8 * i, of_head + 8) + times(sum[i].w, q_idx + 8 * i + 1, of_head + 8);
+    } else {
+      product += times(sum[i].x, q_idx, of_head + 8 * i) + times(sum[i].y, q_idx, of_head + 8 * i + 1);
+      product += times(sum[i].z, q_idx + 8, of_head + 8 * i) + times(sum[i].w, q_idx + 8, of_head + 8 * i + 1);
     }
   }
   return product;
@@ -802,7 +819,7 @@ DEVICE void attention_backward_finish(const Params& p) {
   using L = Layout<Config>;
   constexpr int kThreads = 128, kPieces = Config::kHeadDim / 8;  // of 16 bytes
   constexpr int kRowWords = L::kChunksQ * 32 + 4;                // shifted against bank conflicts
-  constexpr int kSums = 4096 / 4 / kThreads;                     // of a thread and unit, 4 together
+  constexpr int kSums = L::kUnitSize / 4 / kThreads;             // of a thread and unit, 4 together
   __shared__ __align__(16) u32 rows[L::kM * kRowWords];
   const int head = blockIdx.x / p.blocks_m, first = blockIdx.x % p.blocks_m * L::kM, thread = threadIdx.x;
   if (head >= p.batch * p.heads) return;
@@ -816,13 +833,24 @@ DEVICE void attention_backward_finish(const Params& p) {
   for (int unit = 0; unit < L::kUnits; ++unit) {
     float4 sum[kSums];
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sum[i] = sums[unit * 1024 + i * kThreads];
-    if constexpr (Variant::kQkSums) of_qk += product_with_q<Config>(p, u, first + unit / L::kChunksQ * 64 + row, unit % L::kChunksQ * 64 + 2 * word, sum);
-    u32* to = rows + (unit / L::kChunksQ * 64 + row) * kRowWords + unit % L::kChunksQ * 32 + word;
+    for (int i = 0; i < kSums; ++i) sum[i] = sums[unit * (L::kUnitSize / 4) + i * kThreads];
+    if constexpr (Variant::kQkSums) of_qk += product_with_q<Config>(p, u, first, unit, row, 2 * word, sum);
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      to[4 * i] = Config::Element::pack(sum[i].x * scale, sum[i].y * scale);
-      to[4 * i + 8 * kRowWords] = Config::Element::pack(sum[i].z * scale, sum[i].w * scale);
+      // Two neighbours of a row of the product, and two of the row 8 below.
+      const u32 upper = Config::Element::pack(sum[i].x * scale, sum[i].y * scale);
+      const u32 lower = Config::Element::pack(sum[i].z * scale, sum[i].w * scale);
+      if constexpr (L::kTransposesDq) {
+        Raw* const to = reinterpret_cast<Raw*>(rows + (8 * i + 2 * word) * kRowWords) + unit * L::kChunk + row;
+        to[0] = static_cast<Raw>(upper);
+        to[2 * kRowWords] = static_cast<Raw>(upper >> 16);
+        to[8] = static_cast<Raw>(lower);
+        to[2 * kRowWords + 8] = static_cast<Raw>(lower >> 16);
+      } else {
+        u32* const to = rows + (unit / L::kChunksQ * 64 + row) * kRowWords + unit % L::kChunksQ * 32 + word + 4 * i;
+        to[0] = upper;
+        to[8 * kRowWords] = lower;
+      }
     }
   }
   __syncthreads();

@@ -209,24 +209,27 @@ TEST_F(CudaCompile, BackwardSkeletonOfSm80) {
 TEST_F(CudaCompile, OwnBackwardSkeleton) {
   struct Case {
     const char* name;
-    int dim;
+    int head_dim, v_dim;
     bool deterministic;
   };
-  for (const auto& [name, dim, deterministic] : {Case{"flash_sigmoid", 64, false},
-                                                 {"causal", 128, false},
-                                                 {"documents", 256, false},
-                                                 {"causal", 64, true},
-                                                 {"dense_bias", 64, true}}) {
+  for (const auto& [name, head_dim, v_dim, deterministic] : {Case{"flash_sigmoid", 64, 64, false},
+                                                             {"causal", 128, 128, false},
+                                                             {"causal", 192, 128, false},
+                                                             {"flash_sigmoid", 192, 64, false},
+                                                             {"capped", 136, 160, false},
+                                                             {"documents", 256, 256, false},
+                                                             {"causal", 64, 64, true},
+                                                             {"causal", 192, 128, true},
+                                                             {"dense_bias", 64, 64, true}}) {
     const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn"));
-    GpuKernelOptions options = gpu_options(dim);
+    GpuKernelOptions options = gpu_options(head_dim);
+    options.v_dim = v_dim;
     options.deterministic = deterministic;
-    GpuConfig config;
-    config.block_m = dim == 64 ? 128 : 64;
-    config.block_n = dim == 256 ? 64 : 128;
-    const GpuKernel kernel = emit_gpu_backward(lowered_for(text, options), canonical(text), options, config);
-    const auto compiled = compile(kernel, options.arch, fmt::format("{}, head_dim {}", name, dim));
-    EXPECT_TRUE(!deterministic || compiled.warnings.empty()) << name << ": " << fmt::format("{}", fmt::join(compiled.warnings, "; "));
-    if (dim > 128 || deterministic) continue;
+    const Lowered lowered = lowered_for(text, options);
+    const GpuKernel kernel = emit_gpu_backward(lowered, canonical(text), options, backward_tiles(lowered, options));
+    const auto compiled = compile(kernel, options.arch, fmt::format("{}, head dims {} and {}", name, head_dim, v_dim));
+    EXPECT_EQ(compiled.warnings, std::vector<std::string>{}) << name;
+    if (head_dim == 256 || deterministic) continue;
     for (const auto& one : compiled.kernels) EXPECT_EQ(one.spill_store_bytes, 0) << name << ", " << one.kernel;
   }
 }

@@ -14,6 +14,7 @@
 #include "run_case.h"
 #include "tests/gpu/backward_case.h"
 #include "tests/gpu/variant_case.h"
+#include "tests/unit/cuda_util.h"
 #include "tests/unit/golden_file.h"
 #include "tests/unit/host_kernels.h"
 
@@ -294,8 +295,15 @@ TEST(CudaOnHost, HopperBackward) {
       {"alibi", 64, 64, {2, 1, false, {150}, {150}}, true},
       {"relu_squared", 96, 96, {1, 1, false, {140}, {200}}},
       {"causal", 192, 128, {1, 1, false, {150}, {140}}, true},
-      {"alibi", 192, 128, {2, 1, false, {70}, {90}}, true},  // two warpgroups have the same pairs
+      {"causal", 192, 128, {2, 1, false, {173}, {173}}},
+      {"alibi", 192, 128, {2, 1, true, {70, 0, 101}, {90, 3, 150}}, true},
+      {"softmax", 128, 192, {1, 1, false, {75}, {131}}},
+      {"documents", 192, 128, {1, 1, false, {150}, {150}}, true},
       {"t5_bias", 136, 136, {2, 2, false, {70}, {70}}},
+      {"flash_sigmoid", 192, 64, {1, 1, false, {150}, {140}}, true},
+      {"causal", 192, 192, {1, 1, false, {150}, {140}}, true},
+      {"alibi", 256, 72, {2, 1, false, {70}, {90}}, true},  // two warpgroups have the same pairs
+      {"t5_bias", 168, 160, {2, 2, false, {70}, {70}}},
   };
   HostKernels host;
   uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
@@ -308,12 +316,9 @@ TEST(CudaOnHost, HopperBackward) {
       c.head_dim = one.head_dim;
       c.v_dim = one.v_dim;
       c.problems = {one.shape};
-      GpuConfig config;
-      config.warpgroups = 2;
-      const PairGradients gradients = pair_gradients(lower(numeric::reference_ir(c, numeric::HeadDims::kConstant)));
-      config.block_m = std::max(one.head_dim, one.v_dim) <= 64 && !gradients.has_tensors ? 128 : 64;
-      config.block_n = one.head_dim <= 128 ? 128 : 64;
-      config.sums = gradients.has_sums && one.head_dim % 64 == 0 && config.block_n == 128;
+      GpuKernelOptions options = gpu_options(c.head_dim);
+      options.v_dim = c.v_dim;
+      const GpuConfig config = backward_tiles(lower(numeric::reference_ir(c, numeric::HeadDims::kConstant)), options);
       EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
     }
   }

@@ -47,6 +47,13 @@ inline GpuProblem large_problem(const GpuKernelOptions& options) {
   return problem;
 }
 
+// Default tiles of the backward pass, of tensors that the copy engine can read.
+inline GpuConfig backward_tiles(const Lowered& lowered, const GpuKernelOptions& options) {
+  GpuProblem problem;
+  problem.q_len = problem.k_len = 1;
+  return default_backward_config(lowered, options, problem);
+}
+
 // All programs of examples/ and of the golden files.
 inline std::vector<std::filesystem::path> programs() {
   std::vector<std::filesystem::path> paths;
