@@ -48,20 +48,38 @@ std::string instruction(const Product& product) {
                      product.count());
 }
 
-// D = A B, both from shared memory.
-std::string from_shared(const Product& product, Operand a, Operand b) {
+std::string steps_from_shared(const Product& product, Operand a, Operand b) {
   const int count = product.count();
   std::string steps;
   for (int i = 0; i < product.steps(); ++i) {
     steps += fmt::format("      \"add.s64 a, %{}, {}; add.s64 b, %{}, {}; {}, a, b, {}, 1, 1, {:d}, {:d};\"\n", count, a.offset(i),
                          count + 1, b.offset(i), instruction(product), i == 0 ? "none" : "1", a.is_across(), b.is_across());
   }
+  return steps;
+}
+
+// D = A B, both from shared memory.
+std::string from_shared(const Product& product, Operand a, Operand b) {
+  const int count = product.count();
   return fmt::format(
       "DEVICE void {}(float (&d)[{}], u64 a, u64 b) {{\n"
       "  asm volatile(\"{{.reg .b64 a, b; .reg .pred none; setp.ne.b32 none, 0, 0; wgmma.fence.sync.aligned;\"\n"
       "{}      \"wgmma.commit_group.sync.aligned;}}\"\n"
       "      : REGISTERS_{}(\"=f\") : \"l\"(a), \"l\"(b) : \"memory\");\n}}\n",
-      product.name, count, steps, count);
+      product.name, count, steps_from_shared(product, a, b), count);
+}
+
+// The same, if `does` is not 0, which is the same for a warpgroup; else D stays as it is, and the group of products is empty. Without the
+// second fence ptxas adds one (C7519).
+std::string from_shared_if(const Product& product, Operand a, Operand b) {
+  const int count = product.count();
+  return fmt::format(
+      "DEVICE void {}_if(int does, float (&d)[{}], u64 a, u64 b) {{\n"
+      "  asm volatile(\"{{.reg .b64 a, b; .reg .pred none, skips; setp.ne.b32 none, 0, 0; setp.eq.s32 skips, %{}, 0;\"\n"
+      "      \"@skips bra.uni NONE; wgmma.fence.sync.aligned;\"\n"
+      "{}      \"wgmma.commit_group.sync.aligned; bra.uni END; NONE: wgmma.fence.sync.aligned; wgmma.commit_group.sync.aligned; END:}}\"\n"
+      "      : REGISTERS_{}(\"+f\") : \"l\"(a), \"l\"(b), \"r\"(does) : \"memory\");\n}}\n",
+      product.name, count, count + 2, steps_from_shared(product, a, b), count);
 }
 
 // D += A B, A from registers, B from shared memory; D = A B if `accumulates` is 0.
@@ -121,12 +139,13 @@ std::string wgmma_backward_text(const GpuKernelOptions& options, const GpuConfig
   const Product dv = {"products_dv", type, columns(options.v_dim), config.block_m};
   constexpr int kSumColumns = 8;
   const Product dk = {"products_dk", type, columns(options.head_dim) + (config.sums ? kSumColumns : 0), config.block_m};
-  const bool transposes_dq = config.block_m < kChunk;  // 64 columns of the head are the rows of the product
   const Product dq = {"products_dq", type, std::min(config.block_m, kChunk), config.block_n};
   const Operand keys = {config.block_n}, queries = {config.block_m};
+  // Of few queries, 64 columns of the head are the rows of the product, and not all warpgroups take part in the last one.
+  const std::string products_dq = config.block_m < kChunk ? from_shared(dq, kAcross, queries) + from_shared_if(dq, kAcross, queries)
+                                                          : from_shared(dq, queries, kAcross);
   return accumulators({s.count(), dv.count(), dk.count(), dq.count()}) + from_shared(s, keys, queries) + from_shared(dp, keys, queries) +
-         from_registers(dv, kAcross) + from_registers(dk, kAcross) +
-         (transposes_dq ? from_shared(dq, kAcross, queries) : from_shared(dq, queries, kAcross)) + stay_above(s.count());
+         from_registers(dv, kAcross) + from_registers(dk, kAcross) + products_dq + stay_above(s.count());
 }
 
 }  // namespace attune::codegen

@@ -317,22 +317,30 @@ struct Consumer {
     products_dk(dk, w, mn_major(at(L::kQ) + j.place() * L::kBytesQ + first_chunk(L::kChunksQ) * (L::kM * 128), L::kM * 128));
   }
 
-  // dQ of the step `late`, the unit `i` of this warpgroup's.
-  DEVICE int unit(int i) const { return i * Config::kWarpgroups + wg; }
+  // dQ of the step `late`, the unit `i` of this warpgroup's. Where some have one more than others, they change places with each step; or the
+  // others compute one that is thrown away.
+  static constexpr bool kIsUneven = L::kUnits % Config::kWarpgroups != 0;
+  static constexpr bool kTakesTurns = kIsUneven && L::kTransposesDq && L::kUnitsOfOne > 1;
+  DEVICE int unit(Ring<L::kPlacesS> ds, int i) const {
+    return i * Config::kWarpgroups + (kTakesTurns ? (wg + ds.count) % Config::kWarpgroups : wg);
+  }
   DEVICE void issue_dq(float (&dq)[kDQ], Ring<L::kPlacesS> ds, int i) {
-    const int u = L::kUnits % Config::kWarpgroups == 0 ? unit(i) : min(unit(i), L::kUnits - 1);
-    const u64 queries = k_major(at(L::kS) + ds.place() * L::kBytesS + u / L::kChunksQ * (64 * 128));
-    const u64 columns = mn_major(at(L::kK) + u % L::kChunksQ * (L::kN * 128), L::kN * 128);
-    if constexpr (L::kTransposesDq) {
-      products_dq(dq, columns, queries);
-    } else {
+    const int u = kIsUneven ? min(unit(ds, i), L::kUnits - 1) : unit(ds, i);
+    const int row = L::kTransposesDq ? 0 : u / L::kChunksQ, chunk = L::kTransposesDq ? u : u % L::kChunksQ;
+    const u64 queries = k_major(at(L::kS) + ds.place() * L::kBytesS + row * (64 * 128));
+    const u64 columns = mn_major(at(L::kK) + chunk * (L::kN * 128), L::kN * 128);
+    if constexpr (!L::kTransposesDq) {
       products_dq(dq, queries, columns);
+    } else if (kTakesTurns && i == L::kUnitsOfOne - 1) {
+      products_dq_if(unit(ds, i) < L::kUnits, dq, columns, queries);
+    } else {
+      products_dq(dq, columns, queries);
     }
   }
   // In the order in which the threads have them: the pieces of a warp lie side by side.
-  DEVICE void add_dq(const float (&dq)[kDQ], int number, int i) {
-    if (L::kUnits % Config::kWarpgroups != 0 && unit(i) >= L::kUnits) return;
-    float* to = p.dq_sum + (static_cast<i64>(number) * L::kUnits + unit(i)) * L::kUnitSize + (warp * kWarp + lane) * 4;
+  DEVICE void add_dq(const float (&dq)[kDQ], Ring<L::kPlacesS> ds, int number, int i) {
+    if (kIsUneven && unit(ds, i) >= L::kUnits) return;
+    float* to = p.dq_sum + (static_cast<i64>(number) * L::kUnits + unit(ds, i)) * L::kUnitSize + (warp * kWarp + lane) * 4;
 #pragma unroll
     for (int k = 0; k < kDQ / 4; ++k) add_global_x4(to + k * 512, dq[4 * k], dq[4 * k + 1], dq[4 * k + 2], dq[4 * k + 3]);
   }
@@ -497,7 +505,7 @@ struct Consumer {
       wait_products<0>(dq);
       if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, ds.place()));
       begin_adding(ds, i);
-      add_dq(dq, of_step(ds.count, Step::kNumber), i);
+      add_dq(dq, ds, of_step(ds.count, Step::kNumber), i);
       end_adding(ds, i);
     }
   }
@@ -507,7 +515,7 @@ struct Consumer {
     if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
     if (static_cast<int>(late.count) < 0) return;
     begin_adding(late, i);
-    add_dq(dq, number, i);
+    add_dq(dq, late, number, i);
     end_adding(late, i);
   }
 

@@ -299,6 +299,7 @@ TEST(CudaOnHost, HopperBackward) {
       {"alibi", 192, 128, {2, 1, true, {70, 0, 101}, {90, 3, 150}}, true},
       {"softmax", 128, 192, {1, 1, false, {75}, {131}}},
       {"documents", 192, 128, {1, 1, false, {150}, {150}}, true},
+      {"window", 64, 200, {1, 1, true, {45, 70}, {60, 75}}},
       {"t5_bias", 136, 136, {2, 2, false, {70}, {70}}},
       {"flash_sigmoid", 192, 64, {1, 1, false, {150}, {140}}, true},
       {"causal", 192, 192, {1, 1, false, {150}, {140}}, true},

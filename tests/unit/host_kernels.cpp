@@ -34,6 +34,7 @@ std::string products_on_host(const std::string& cuda) {
   for (size_t begin = cuda.find(start); begin != std::string::npos; begin = cuda.find(start, begin + 1)) {
     const std::string function = cuda.substr(begin, cuda.find("\n}\n", begin) - begin);
     text += function.substr(0, function.find('\n')) + "\n  host::begin_products();\n";
+    if (function.find("(int does,") != std::string::npos) text += "  if (!does) return;\n";
     int number = 0;
     for (std::sregex_iterator step(function.begin(), function.end(), kStep), end; step != end; ++step, ++number) {
       const std::smatch& found = *step;
