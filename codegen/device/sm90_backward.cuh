@@ -207,6 +207,8 @@ struct Consumer {
   static constexpr int kDK = (L::kColumnsK + L::kSumColumns) / 2, kDV = L::kColumnsV / 2, kDQ = L::kUnitSize / kWarpgroup;
   // lse2 and delta of a block are read before the wait for its S and dP, where there are registers for them.
   static constexpr bool kReadsAhead = kSoftmax && Variant::kFromWeight && !Variant::kGradients && !Config::kSums && L::kM <= 64;
+  // What keeps the next weights above the wait for dP. With 64 queries there are no registers for both, and reading ahead does the same.
+  static constexpr bool kStaysAbove = Variant::kFromWeight && (!kReadsAhead || L::kM < 64);
 
   struct RowValues {
     float2 pairs[kReadsAhead ? L::kM / 8 : 1];
@@ -564,7 +566,7 @@ struct Consumer {
     wait_products<1>(s);
     if constexpr (kPlain) {
       weights_of<false>(s, lse);
-      if constexpr (Variant::kFromWeight) stay_above(s, p.tiles);
+      if constexpr (kStaysAbove) stay_above(s, p.tiles);
     } else {
       weights(s, lse);
     }
