@@ -8,6 +8,7 @@
 
 #include "codegen/cuda_function.h"
 #include "codegen/eval/interpreter.h"
+#include "codegen/feeds.h"
 #include "codegen/rates.h"
 
 namespace attune::codegen {
@@ -39,27 +40,31 @@ BackwardVariant::BackwardVariant(const Lowered& lowered, const GpuKernelOptions&
   for (const bool of_pairs : {true, false}) {
     for (ValueId id : gradient_indices(of_pairs)) roots.element.push_back(id);
   }
-  for (const SumGradient& one : sums_) {
-    const std::vector<ValueId>& indices = ir_.graph[one.gradient.read].operands;
-    roots.element.insert(roots.element.end(), indices.begin(), indices.end());
-    for (ValueId id : {one.sum.factor, one.sum.offset}) {
-      if (id != kNoValue) roots.element.push_back(id);
-    }
-  }
+  const std::vector<ValueId> of_sums = roots_of(sums_);
+  roots.element.insert(roots.element.end(), of_sums.begin(), of_sums.end());
   if (!is_searched()) {
     for (const IndexRange& range : {bounds_.kept_keys, bounds_.full_keys, bounds_.kept_queries, bounds_.full_queries}) {
       roots.bounds.insert(roots.bounds.end(), {range.begin, range.end});
     }
   }
   place_values(std::move(roots), backward_.weight);
+  std::vector<ValueId> of_weight = {backward_.weight};
+  if (is_sigmoid()) of_weight.insert(of_weight.end(), {exponent2_, half_});
+  for (const ValueId read : pair_reads(ir_.graph, of_weight)) {
+    if (std::count(config.fed_tensors.begin(), config.fed_tensors.end(), ir_.graph[read].index) > 0) of_pairs_.push_back(read);
+  }
 }
 
-// Gradients that the skeleton of sm90 has from its sums: those of qk behind the main kernel, the others as columns of dK.
+bool BackwardVariant::has_place(PairSumOf of) const {
+  return of == PairSumOf::kEachPair ? !deterministic_ : of == PairSumOf::kQk || config_.sums;
+}
+
+// Gradients that the skeleton of sm90 makes of dqk: those of qk behind the main kernel, sums over pairs as columns of dK.
 void BackwardVariant::find_sums() {
   if (config_.skeleton != GpuSkeleton::kSm90) return;
   for (ParamGradient& gradient : backward_.params) {
     const std::optional<PairSum> sum = split_pair_sum(ir_.graph, backward_.dqk, gradient);
-    if (!sum || (sum->of != PairSumOf::kQk && !config_.sums)) continue;
+    if (!sum || !has_place(sum->of)) continue;
     sums_.push_back({gradient, *sum});
     gradient.per_element = kNoValue;
   }
@@ -123,16 +128,17 @@ std::vector<ValueId> BackwardVariant::gradient_indices(bool of_pairs) const {
 }
 
 std::string BackwardVariant::text() const {
-  std::string text =
-      "struct Variant {\n" + constants_text() + "\n" + uniform_text() + row_text(kNoValue) + column_text() + gradients_struct_text() + "\n";
+  std::string text = "struct Variant {\n" + constants_text() + "\n" + uniform_text() + row_text(kNoValue) + column_text() +
+                     gradients_struct_text() + feeds_text() + "\n";
   text += element_text("weight", backward_.weight, true, "float qk, float lse2") + sigmoid_text();
   if (from_weight_) text += dqk_text();
   text += pair_text();
   if (from_weight_ && has_pair_gradients()) text += gradients_text();
   if (has_row_gradients()) text += row_gradients_text();
   if (has_sums({PairSumOf::kPairs, PairSumOf::kDistances}))
-    text += sums_text("void flush_sums(float of_pairs, float of_distances, {})", false);
-  if (has_sums({PairSumOf::kQk})) text += sums_text("void flush_qk(float of_qk, {})", true);
+    text += sums_text("void flush_sums(float of_pairs, float of_distances, {})", {PairSumOf::kPairs, PairSumOf::kDistances});
+  if (has_sums({PairSumOf::kQk})) text += sums_text("void flush_qk(float of_qk, {})", {PairSumOf::kQk});
+  if (has_sums({PairSumOf::kEachPair})) text += each_pair_text();
   text += flush_text() + flush_keys_text() + clear_text() + take_text() + scale_text();
   if (has_mask()) text += keep_text();
   text += "\n";
@@ -154,9 +160,9 @@ std::string BackwardVariant::constants_text() const {
       kinds_text() + fmt::format("  static constexpr bool kUsesDelta = {}, kFromWeight = {}, kGradients = {}, kRowGradients = {};\n",
                                  uses_delta(), from_weight_, has_pair_gradients(), has_row_gradients());
   if (config_.skeleton == GpuSkeleton::kSm90)
-    text +=
-        fmt::format("  static constexpr bool kSums = {}, kDistanceSums = {}, kQkSums = {};\n",
-                    has_sums({PairSumOf::kPairs, PairSumOf::kDistances}), has_sums({PairSumOf::kDistances}), has_sums({PairSumOf::kQk}));
+    text += fmt::format("  static constexpr bool kSums = {}, kDistanceSums = {}, kQkSums = {}, kEachPair = {};\n",
+                        has_sums({PairSumOf::kPairs, PairSumOf::kDistances}), has_sums({PairSumOf::kDistances}), has_sums({PairSumOf::kQk}),
+                        has_sums({PairSumOf::kEachPair}));
   return text;
 }
 
@@ -179,6 +185,25 @@ std::string BackwardVariant::gradients_struct_text() const {
     }
   }
   return cuda_struct("Gradients", of_head) + cuda_struct("KeyGradients", of_key);
+}
+
+// What the copy engine brings of pairs, for tiles of 64 queries, and how a thread finds its own of the eight queries `group`.
+std::string BackwardVariant::feeds_text() const {
+  if (of_pairs_.empty()) return "";
+  std::string read;
+  int offset = 0;
+  for (const ValueId id : of_pairs_) {
+    const std::string& name = values_->name(id);
+    read += cuda_line(4, fmt::format("const float4 {} = read_queries<{}>(from, {}, group);", name, pair_element(id), offset));
+    for (const char* place : {"0][0].{0} = {0}.x", "1][0].{0} = {0}.y", "0][1].{0} = {0}.z", "1][1].{0} = {0}.w"})
+      read += fmt::format("    pairs[{};\n", fmt::format(fmt::runtime(place), name));
+    offset += tile_bytes(id, config_.block_n);
+  }
+  return "\n" +
+         cuda_line(2,
+                   fmt::format("static constexpr int kPairBytes = {};  // of what is brought of 64 queries", pair_bytes(config_.block_n))) +
+         cuda_struct("Pair : Column", pair_members_text()) + load_pairs_text(config_.block_n) + "  // pairs[query][key]\n" +
+         cuda_function("void read_pairs(const FedQueries& from, int group, Pair (&pairs)[2][2])", read);
 }
 
 // What a pair, or a row, adds to gradients.
@@ -276,27 +301,54 @@ std::string BackwardVariant::scale_text() const {
          cuda_function(fmt::format("float dqk_scale({})", kOfCall), statements + cuda_return(value));
 }
 
-// By all lanes of a warp: what they have summed up over pairs of a head goes to memory.
-std::string BackwardVariant::sums_text(std::string_view declared, bool of_qk) const {
+std::vector<BackwardVariant::SumGradient> BackwardVariant::sums_of(std::initializer_list<PairSumOf> kinds) const {
+  std::vector<SumGradient> found;
+  std::copy_if(sums_.begin(), sums_.end(), std::back_inserter(found),
+               [&](const SumGradient& one) { return std::count(kinds.begin(), kinds.end(), one.sum.of) > 0; });
+  return found;
+}
+
+std::vector<ValueId> BackwardVariant::roots_of(const std::vector<SumGradient>& sums) const {
   std::vector<ValueId> roots;
-  for (const auto& [gradient, sum] : sums_) {
-    if ((sum.of == PairSumOf::kQk) != of_qk) continue;
+  for (const auto& [gradient, sum] : sums) {
     const std::vector<ValueId>& indices = ir_.graph[gradient.read].operands;
     roots.insert(roots.end(), indices.begin(), indices.end());
     roots.push_back(sum.factor);
     if (sum.offset != kNoValue) roots.push_back(sum.offset);
   }
-  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, roots);
+  return roots;
+}
+
+// By all lanes of a warp: what they have summed up over pairs of a head goes to memory.
+std::string BackwardVariant::sums_text(std::string_view declared, std::initializer_list<PairSumOf> kinds) const {
+  const std::vector<SumGradient> all = sums_of(kinds);
+  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, roots_of(all));
   std::string text;
-  for (const auto& [gradient, sum] : sums_) {
-    if ((sum.of == PairSumOf::kQk) != of_qk) continue;
-    std::string value = of_qk ? "of_qk" : sum.of == PairSumOf::kPairs ? "of_pairs" : "of_distances";
+  for (const auto& [gradient, sum] : all) {
+    std::string value = sum.of == PairSumOf::kQk ? "of_qk" : sum.of == PairSumOf::kPairs ? "of_pairs" : "of_distances";
     if (sum.offset != kNoValue) value = fmt::format("fmaf({}, of_pairs, of_distances)", writer.value(sum.offset));
     text +=
         cuda_line(4, fmt::format("if (p.g_{}) add_of_warp({}, times_sum({}, {}));", ir_.params[static_cast<size_t>(gradient.param)].name,
                                  writer.gradient_address(gradient.read, sums()), writer.value(sum.factor), value));
   }
   return cuda_function(fmt::format(fmt::runtime(declared), kOfCall), statements_text(writer) + text);
+}
+
+// A pair that is kept adds where it has an element of its own. With one such gradient there is nothing to ask for each pair.
+std::string BackwardVariant::each_pair_text() const {
+  const std::vector<SumGradient> all = sums_of({PairSumOf::kEachPair});
+  CudaWriter writer(*values_, CudaScope::kElement, CudaGuard::kNever, roots_of(all));
+  std::string wanted, text;
+  for (const auto& [gradient, sum] : all) {
+    const std::string name = "p.g_" + ir_.params[static_cast<size_t>(gradient.param)].name;
+    wanted += (wanted.empty() ? "" : " || ") + name + " != nullptr";
+    const std::string value = fmt::format("{} * ds", writer.value(sum.factor)), place = writer.pair_address(gradient.read, sums());
+    text += cuda_line(4, all.size() == 1 ? fmt::format("add_global({}, {});", place, value)
+                                         : fmt::format("add_global_if({} != nullptr, {}, {});", name, place, value));
+  }
+  return cuda_function("bool wants_pairs(const Params& p)", cuda_return(wanted)) +
+         cuda_function(fmt::format("void add_pair(float ds, int q_idx, int k_idx, {}, const Row& row, const Column& column)", kOfCall),
+                       statements_text(writer) + text);
 }
 
 // Sums at the addresses of one place go to memory.

@@ -21,6 +21,7 @@ class BackwardVariant : public CudaVariant {
   bool is_prepared() const;
   bool has_row_gradients() const;
   bool has_gradients() const;
+  int feed_bytes() const { return config_.block_m / 64 * pair_bytes(config_.block_n); }  // of a step
 
  private:
   // Where the contributions to a read's gradient are summed.
@@ -37,7 +38,10 @@ class BackwardVariant : public CudaVariant {
     PairSum sum;
   };
 
+  bool has_place(PairSumOf of) const;
   void find_sums();
+  std::vector<SumGradient> sums_of(std::initializer_list<PairSumOf> kinds) const;
+  std::vector<ValueId> roots_of(const std::vector<SumGradient>& sums) const;
   Place place_of(ValueId read) const;
   bool reaches(ValueId root, Symbol symbol) const;
   bool has_pair_gradients() const;
@@ -51,7 +55,9 @@ class BackwardVariant : public CudaVariant {
   std::string gradients_text() const;
   std::string row_gradients_text() const;
   std::string scale_text() const;
-  std::string sums_text(std::string_view declared, bool of_qk) const;
+  std::string sums_text(std::string_view declared, std::initializer_list<PairSumOf> kinds) const;
+  std::string each_pair_text() const;
+  std::string feeds_text() const;
   std::string flush_text() const;
   std::string flush_keys_text() const;
   std::string clear_text() const;

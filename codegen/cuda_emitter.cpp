@@ -124,7 +124,7 @@ std::string forward_config_text(const GpuKernelOptions& options, const GpuConfig
   return text.finish(options);
 }
 
-std::string backward_config_text(const GpuKernelOptions& options, const GpuConfig& config) {
+std::string backward_config_text(const GpuKernelOptions& options, const GpuConfig& config, int feed_bytes) {
   const bool is_sm90 = config.skeleton == GpuSkeleton::kSm90;
   ConfigText text;
   text.add_dims(options);
@@ -132,7 +132,10 @@ std::string backward_config_text(const GpuKernelOptions& options, const GpuConfi
   text.add("int", "kBlockN", config.block_n, "key rows of a CTA");
   text.add("int", "kStages", config.stages, "depth of the Q and dO rings");
   text.add("int", is_sm90 ? "kWarpgroups" : "kWarps", config.warpgroups, is_sm90 ? "of 64 key rows each" : "of 16 key rows each");
-  if (is_sm90) text.add("bool", "kSums", config.sums, "dK has columns for sums over pairs");
+  if (is_sm90) {
+    text.add("int", "kFeedBytes", feed_bytes, "of tensors by pair, of a step");
+    text.add("bool", "kSums", config.sums, "dK has columns for sums over pairs");
+  }
   text.add("bool", "kDeterministic", options.deterministic, "the same bits from call to call");
   return text.finish(options);
 }
@@ -151,16 +154,6 @@ uint32_t sm80_shared_bytes(const GpuKernelOptions& options, const GpuConfig& con
   const int parts = (config.warpgroups - config.warpgroups / config.key_warps) * (columns_v / 8 + 1) * 32 * 16;
   const int end = std::max({config.stages * (bytes_k + bytes_v), q + rows * 2 * columns_k, rows * 2 * columns_v + parts});
   return static_cast<uint32_t>(end + 16 * config.warpgroups);
-}
-
-// What Layout in sm90_backward.cuh adds up to at most; the kernel asserts that it fits.
-uint32_t sm90_backward_shared_bytes(const GpuKernelOptions& options, const GpuConfig& config) {
-  const int chunks = (options.head_dim + 63) / 64 + (options.v_dim + 63) / 64;
-  const int rows =
-      (config.block_n + config.stages * config.block_m) * chunks * 128 + (config.sums ? config.stages * config.block_m * 128 : 0);
-  const int ds = 2 * config.block_m * config.block_n * 2, row_values = config.stages * config.block_m * 2 * 4;
-  constexpr int kAlignment = 1024, kSmall = 1024;
-  return static_cast<uint32_t>(ceil_to(rows + ds + row_values + kAlignment + kSmall, 128));
 }
 
 // What Layout in sm80_backward.cuh adds up to; the kernel asserts it.
@@ -231,7 +224,8 @@ class GeneratedBackward {
                                              .packed = options.packed,
                                              .has_extents = variant_.is_searched(),
                                              .has_index_flag = variant_.has_index_flag(),
-                                             .deterministic = options.deterministic})) {
+                                             .deterministic = options.deterministic,
+                                             .mapped = config.fed_tensors})) {
     const std::string name = lowered.ir.name + "_backward";
     kernel_.fields = params_.fields();
     kernel_.params_bytes = params_.bytes();
@@ -242,7 +236,7 @@ class GeneratedBackward {
       kernel_.name = name;
       kernel_.finish_name = name + "_finish";
       kernel_.threads = 128 * (config.warpgroups + 1);
-      kernel_.shared_bytes = sm90_backward_shared_bytes(options, config);
+      kernel_.shared_bytes = static_cast<uint32_t>(sm90_backward_bytes(options, config, variant_.feed_bytes()));
       if (variant_.is_searched()) {
         kernel_.extents_name = name + "_extents";
         kernel_.row_extent_bytes = variant_.row_extent_bytes();
@@ -258,7 +252,9 @@ class GeneratedBackward {
 
   bool is_sm90() const { return config_.skeleton == GpuSkeleton::kSm90; }
   const GpuKernel& kernel() const { return kernel_; }
-  std::string structs() const { return backward_config_text(options_, config_) + "\n" + params_.text() + "\n" + variant_.text(); }
+  std::string structs() const {
+    return backward_config_text(options_, config_, variant_.feed_bytes()) + "\n" + params_.text() + "\n" + variant_.text();
+  }
   std::string kernels(const GpuSkeletonText& skeleton) const {
     std::string text;
     if (!kernel_.prepare_name.empty()) text += kernel_text(kernel_.prepare_name, kSideThreads, skeleton.prepare);
@@ -317,7 +313,8 @@ GpuSkeletonText backward_functions(const GpuConfig& config) {
 GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConfig& config) {
   GpuSkeletonText skeleton = backward_functions(config);
   if (config.skeleton == GpuSkeleton::kSm90) {
-    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_backward_text(options, config) + vocabulary({"sm90_common.cuh"});
+    skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_backward_text(options, config) +
+                          vocabulary({"sm90_common.cuh", "sm90_feed.cuh", "sm90_feed_queries.cuh"});
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_turns.cuh", "sm90_backward.cuh"});
   } else {
     skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});

@@ -72,16 +72,6 @@ void ForwardVariant::find_feeds() {
   carries_outside_ = false;
 }
 
-int ForwardVariant::tile_bytes(ValueId read) const {
-  return pair_tile_bytes(ir_.params[static_cast<size_t>(ir_.graph[read].index)].element, config_.block_n);
-}
-
-int ForwardVariant::pair_bytes() const {
-  int bytes = 0;
-  for (const ValueId read : of_pairs_) bytes += tile_bytes(read);
-  return bytes;
-}
-
 int ForwardVariant::table_words() const {
   int words = 0;
   for (const TableRead& table : fed_tables_) words += table.words;
@@ -89,7 +79,7 @@ int ForwardVariant::table_words() const {
 }
 
 int ForwardVariant::feed_bytes() const {
-  const int bytes = pair_bytes() + 4 * (column_words() * config_.block_n + table_words());
+  const int bytes = pair_bytes(config_.block_n) + 4 * (column_words() * config_.block_n + table_words());
   return (bytes + kFeedUnit - 1) / kFeedUnit * kFeedUnit;
 }
 
@@ -135,7 +125,7 @@ std::string ForwardVariant::line_text() const {
 std::string ForwardVariant::feeds_text() const {
   std::string text =
       cuda_line(2, fmt::format("static constexpr int kPairBytes = {}, kColumnWords = {}, kTableWords = {};  // of what feeders bring",
-                               pair_bytes(), column_words(), table_words()));
+                               pair_bytes(config_.block_n), column_words(), table_words()));
   if (!of_pairs_.empty() || !fed_tables_.empty()) text += pairs_text();
   if (!fed_tables_.empty()) text += tables_text();
   if (column_words() > 0) text += columns_text();
@@ -143,43 +133,20 @@ std::string ForwardVariant::feeds_text() const {
 }
 
 std::string ForwardVariant::pairs_text() const {
-  std::vector<ValueId> indices;
-  for (const ValueId read : of_pairs_) {
-    const std::vector<ValueId>& operands = ir_.graph[read].operands;
-    indices.insert(indices.end(), operands.begin(), operands.end());
-  }
-  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, indices);
-  std::string members, load, read;
+  std::string members = pair_members_text(), read;
   int offset = 0;
   for (const ValueId id : of_pairs_) {
-    const Node& node = ir_.graph[id];
-    const Param& param = ir_.params[static_cast<size_t>(node.index)];
-    const bool is_f32 = param.element == dsl::ElementType::kF32;
-    const char* element = is_f32 ? "float" : param.element == dsl::ElementType::kF16 ? "F16" : "BF16";
     const std::string& name = values_->name(id);
-    const size_t uniform = node.operands.size() - 2;
-    // From the last index on; of broadcast dims the first place is the only one.
-    std::string places = fmt::format("{}, {}", writer.value(node.operands[uniform + 1]), writer.value(node.operands[uniform]));
-    for (size_t axis = uniform; axis-- > 0;)
-      places += fmt::format(", p.t_{}_stride[{}] != 0 ? {} : 0", param.name, axis, writer.value(node.operands[axis]));
-    for (size_t axis = uniform; axis < 2; ++axis) places += ", 0";
-    members += (members.empty() ? "" : ", ") + name;
-    load += cuda_line(4, fmt::format("PairTile<{}, Config::kBlockN>::load(to + {}, &p.t_{}_map, barrier, {});", is_f32 ? 4 : 2, offset,
-                                     param.name, places));
-    read += cuda_line(4, fmt::format("const float2 {} = read_pair<{}>(from, {}, group, place);", name, element, offset));
+    read += cuda_line(4, fmt::format("const float2 {} = read_pair<{}>(from, {}, group, place);", name, pair_element(id), offset));
     read += fmt::format("    pairs[0].{0} = {0}.x;\n    pairs[1].{0} = {0}.y;\n", name);
-    offset += tile_bytes(id);
+    offset += tile_bytes(id, config_.block_n);
   }
-  std::string text = members.empty() ? "" : cuda_line(4, fmt::format("float {};", members));
   if (!fed_tables_.empty()) {
-    text += "    u32 tables;  // their address\n";
+    members += "    u32 tables;  // their address\n";
     read += "    pairs[0].tables = pairs[1].tables = from.tables;\n";
   }
-  text = cuda_struct("Pair : Column", text);
-  if (!of_pairs_.empty())
-    text += cuda_function("void load_pairs(u32 to, u32 barrier, int q_idx, int k_idx, const Params& p, const Uniform& u)",
-                          writer.take_statements() + load);
-  return text + cuda_function("void read_pairs(const FedPlace& from, int group, int place, Pair (&pairs)[2])", read);
+  return cuda_struct("Pair : Column", members) + load_pairs_text(config_.block_n) +
+         cuda_function("void read_pairs(const FedPlace& from, int group, int place, Pair (&pairs)[2])", read);
 }
 
 std::string ForwardVariant::tables_text() const {

@@ -24,8 +24,6 @@ class ForwardVariant : public CudaVariant {
   std::string feeds_text() const;
   std::string pairs_text() const;
   std::string columns_text() const;
-  int tile_bytes(ValueId read) const;
-  int pair_bytes() const;
   int column_words() const { return static_cast<int>(fed_columns_.size()) + carries_outside_; }
   int table_words() const;
   std::string tables_text() const;

@@ -144,6 +144,7 @@ ParamsLayout backward_params(const Ir& ir, const GpuParamsOptions& options) {
   const bool is_sm90 = options.skeleton == GpuSkeleton::kSm90;
   ParamsLayout layout;
   if (is_sm90) add_all({"q_map", "k_map", "v_map", "dout_map", "dk_map", "dv_map"}, "TensorMap", layout);
+  for (const int param : options.mapped) layout.add("t_" + ir.params[static_cast<size_t>(param)].name + "_map", "TensorMap");
   add_all({"q", "k", "v", "out", "dout"}, "const Raw*", layout);
   add_all({"dq", "dk", "dv"}, "Raw*", layout);
   layout.add("lse", "const float*");

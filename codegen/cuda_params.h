@@ -39,7 +39,7 @@ struct GpuParamsOptions {
   bool has_extents = false;      // classes of tiles are searched for with what is known of blocks of keys (backward: of queries)
   bool has_index_flag = false;   // an index depends on data
   bool deterministic = false;    // backward
-  std::vector<int> mapped = {};  // forward: tensor parameters that have a map of tiles, too
+  std::vector<int> mapped = {};  // tensor parameters that have a map of tiles, too
 };
 
 // Both throw ArgumentError if the members take more than a kernel's argument may.

@@ -1,6 +1,7 @@
 #include "codegen/cuda_variant.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +10,7 @@
 
 #include "codegen/cuda_function.h"
 #include "codegen/eval/interpreter.h"
+#include "codegen/feeds.h"
 #include "codegen/fold_scale.h"
 #include "codegen/index_bounds.h"
 #include "codegen/rates.h"
@@ -176,6 +178,54 @@ std::string CudaVariant::element_text(std::string_view name, ValueId root, bool 
   return cuda_function(fmt::format("float {}({}{}{})", name, arguments, arguments.empty() ? "" : ", ",
                                    of_pairs_.empty() && tables_.empty() ? kOfPair : kOfFedPair),
                        body, true);
+}
+
+int CudaVariant::tile_bytes(ValueId read, int block_n) const {
+  return pair_tile_bytes(ir_.params[static_cast<size_t>(ir_.graph[read].index)].element, block_n);
+}
+
+int CudaVariant::pair_bytes(int block_n) const {
+  int bytes = 0;
+  for (const ValueId read : of_pairs_) bytes += tile_bytes(read, block_n);
+  return bytes;
+}
+
+std::string_view CudaVariant::pair_element(ValueId read) const {
+  const dsl::ElementType element = ir_.params[static_cast<size_t>(ir_.graph[read].index)].element;
+  return element == dsl::ElementType::kF32 ? "float" : element == dsl::ElementType::kF16 ? "F16" : "BF16";
+}
+
+std::string CudaVariant::pair_members_text() const {
+  std::vector<std::string> names;
+  for (const ValueId read : of_pairs_) names.push_back(values_->name(read));
+  return names.empty() ? "" : cuda_line(4, fmt::format("float {};", fmt::join(names, ", ")));
+}
+
+std::string CudaVariant::load_pairs_text(int block_n) const {
+  if (of_pairs_.empty()) return "";
+  std::vector<ValueId> indices;
+  for (const ValueId read : of_pairs_) {
+    const std::vector<ValueId>& operands = ir_.graph[read].operands;
+    indices.insert(indices.end(), operands.begin(), operands.end());
+  }
+  CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, indices);
+  std::string load;
+  int offset = 0;
+  for (const ValueId id : of_pairs_) {
+    const Node& node = ir_.graph[id];
+    const Param& param = ir_.params[static_cast<size_t>(node.index)];
+    const size_t uniform = node.operands.size() - 2;
+    // From the last index on; of broadcast dims the first place is the only one.
+    std::string places = fmt::format("{}, {}", writer.value(node.operands[uniform + 1]), writer.value(node.operands[uniform]));
+    for (size_t axis = uniform; axis-- > 0;)
+      places += fmt::format(", p.t_{}_stride[{}] != 0 ? {} : 0", param.name, axis, writer.value(node.operands[axis]));
+    for (size_t axis = uniform; axis < 2; ++axis) places += ", 0";
+    load += cuda_line(4, fmt::format("PairTile<{}, Config::kBlockN>::load(to + {}, &p.t_{}_map, barrier, {});",
+                                     param.element == dsl::ElementType::kF32 ? 4 : 2, offset, param.name, places));
+    offset += tile_bytes(id, block_n);
+  }
+  return cuda_function("void load_pairs(u32 to, u32 barrier, int q_idx, int k_idx, const Params& p, const Uniform& u)",
+                       writer.take_statements() + load);
 }
 
 std::string CudaVariant::sigmoid_text() const {

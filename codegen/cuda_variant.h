@@ -52,6 +52,14 @@ class CudaVariant {
   std::string classify_text() const;
   std::string stored_text(Rate rate, std::string_view name, std::string_view member, std::string_view blocks) const;
 
+  // What is fed of pairs, for tiles of that many keys: bytes of one tensor's tile, and of all of 64 queries; members of a Pair; and the
+  // function that has the copy engine load it.
+  int tile_bytes(ValueId read, int block_n) const;
+  int pair_bytes(int block_n) const;
+  std::string_view pair_element(ValueId read) const;
+  std::string pair_members_text() const;
+  std::string load_pairs_text(int block_n) const;
+
   // Parts of functions.
   std::string outside_text(const CudaWriter& writer, bool carries) const;
   std::string statements_text(CudaWriter& writer) const;

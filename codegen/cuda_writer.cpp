@@ -205,7 +205,16 @@ std::string CudaWriter::gradient_address(ValueId read, std::string_view prefix) 
   const Node& node = graph()[read];
   if (node.op == Op::k_param) return fmt::format("{}{}", prefix, values_.ir().params[node.index].name);
   for (ValueId index : node.operands) value(index);
-  return address(node, prefix);
+  return address(node, prefix, node.operands.size());
+}
+
+std::string CudaWriter::pair_address(ValueId read, std::string_view prefix) {
+  const Node& node = graph()[read];
+  for (ValueId index : node.operands) value(index);
+  const size_t of_query = node.operands.size() - 2;
+  const std::string& name = values_.ir().params[static_cast<size_t>(node.index)].name;
+  return fmt::format("place_of_pair({}, {}, {}{}_stride[{}], {}, {}{}_stride[{}])", address(node, prefix, of_query),
+                     safe_index(node, of_query), prefix, name, of_query, safe_index(node, of_query + 1), prefix, name, of_query + 1);
 }
 
 void CudaWriter::assign(const std::string& owner, ValueId id) {
@@ -344,7 +353,7 @@ CudaText CudaWriter::read(ValueId id) {
                         safe_index(node, table->second.axis))};
   }
   const dsl::ElementType element = values_.ir().params[node.index].element;
-  const std::string load = fmt::format("{}({})", cuda_load(element), address(node, "p.t_"));
+  const std::string load = fmt::format("{}({})", cuda_load(element), address(node, "p.t_", node.operands.size()));
   if (node.type == Type::kBool) return {load + " != 0", CudaLevel::kCompare};
   return {load};
 }
@@ -362,10 +371,11 @@ std::string CudaWriter::safe_index(const Node& node, size_t axis) {
   return text_[index].in(CudaLevel::kProduct);  // uniform: the plan has looked at it
 }
 
-std::string CudaWriter::address(const Node& node, std::string_view prefix) {
+// Of the element at the first `axes` indices.
+std::string CudaWriter::address(const Node& node, std::string_view prefix, size_t axes) {
   const Param& param = values_.ir().params[node.index];
   std::string address = fmt::format("{}{}", prefix, param.name);
-  for (size_t axis = 0; axis < node.operands.size(); ++axis) {
+  for (size_t axis = 0; axis < axes; ++axis) {
     address += fmt::format(" + {} * {}{}_stride[{}]", safe_index(node, axis), prefix, param.name, axis);
   }
   return address;

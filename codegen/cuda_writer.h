@@ -45,6 +45,8 @@ class CudaWriter {
   // Where the gradient of what `read` (a read or a param) gives lies, in the member of Params that `prefix` ("p.g_") and the name make; of
   // a read the indices are among the roots.
   std::string gradient_address(ValueId read, std::string_view prefix);
+  // The same for a read by query and key (feeds.h).
+  std::string pair_address(ValueId read, std::string_view prefix);
   // "OWNER.NAME = ...;" for a member, which is read there from now on.
   void assign(const std::string& owner, ValueId id);
   // Lines, indented by four; empties the list.
@@ -64,7 +66,7 @@ class CudaWriter {
   CudaText param(const Node& node);
   CudaText read(ValueId id);
   std::string safe_index(const Node& node, size_t axis);
-  std::string address(const Node& node, std::string_view prefix);
+  std::string address(const Node& node, std::string_view prefix, size_t axes);
 
   const CudaValues& values_;
   const CudaScope scope_;

@@ -1,6 +1,7 @@
 #include "codegen/feeds.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "codegen/eval/interpreter.h"
@@ -114,6 +115,37 @@ bool reads_by_column(const Lowered& lowered) {
 int pair_tile_bytes(dsl::ElementType element, int block_n) {
   const int columns = element == dsl::ElementType::kF32 ? 32 : 64;
   return (block_n + columns - 1) / columns * 64 * 128;
+}
+
+std::vector<ValueId> weight_reads(const Lowered& lowered) {
+  const Graph& graph = lowered.ir.graph;
+  const std::vector<ValueId> reads = pair_reads(graph, {lowered.backward.weight});
+  std::vector<bool> beside(graph.size(), false);  // what is needed by ways that do not lead through the weight
+  beside[lowered.backward.dqk] = true;
+  for (const ParamGradient& gradient : lowered.backward.params) {
+    for (const ValueId root : {gradient.per_element, gradient.per_row}) {
+      if (root != kNoValue) beside[root] = true;
+    }
+  }
+  for (ValueId id = static_cast<ValueId>(graph.size()); id-- > 0;) {
+    if (!beside[id] || id == lowered.backward.weight) continue;
+    for (const ValueId operand : graph[id].operands) beside[operand] = true;
+  }
+  for (ValueId id = 0; id < graph.size(); ++id) {
+    const auto symbol = static_cast<Symbol>(graph[id].index);
+    if (beside[id] && graph[id].op == Op::k_symbol && (symbol == Symbol::kQk || symbol == Symbol::kLse2)) return {};
+  }
+  std::vector<ValueId> found;
+  std::copy_if(reads.begin(), reads.end(), std::back_inserter(found), [&](ValueId read) { return !beside[read]; });
+  return found;
+}
+
+int sm90_backward_bytes(const GpuKernelOptions& options, const GpuConfig& config, int feed_bytes) {
+  const int chunks = (options.head_dim + 63) / 64 + (options.v_dim + 63) / 64, of_queries = config.stages * config.block_m;
+  const int rows = (config.block_n + of_queries) * chunks * 128, of_sums = config.sums ? of_queries * 128 : 0;
+  const int ds = 2 * config.block_m * config.block_n * 2, row_values = of_queries * 2 * 4;
+  constexpr int kAlignment = 1024, kSmall = 1024;
+  return ceil_to(rows + of_sums + ds + feed_bytes + row_values + kAlignment + kSmall, 128);
 }
 
 int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes, int feed_bytes) {

@@ -37,6 +37,13 @@ int pair_tile_bytes(dsl::ElementType element, int block_n);
 // More are computed by each thread.
 constexpr int kMaxColumnWords = 4;
 
+// Backward: reads of tensors that the weight of a pair is computed of, and nothing else is, in the order of the graph; none if the
+// derivatives need more than the weight.
+std::vector<ValueId> weight_reads(const Lowered& lowered);
+
+// What Layout in sm90_backward.cuh adds up to at most. `feed_bytes`: of a step.
+int sm90_backward_bytes(const GpuKernelOptions& options, const GpuConfig& config, int feed_bytes);
+
 // What Layout in sm90_forward_copies.cuh adds up to at most. `feed_bytes`: of a stage of a warpgroup.
 int sm90_forward_bytes(const GpuKernelOptions& options, const GpuConfig& config, bool redoes, int feed_bytes);
 // A stage is a multiple of that.

@@ -10,6 +10,14 @@ namespace attune::codegen {
 using runtime::GpuPatch;
 using runtime::GpuTensorMap;
 
+namespace {
+
+int64_t bytes_of(dsl::ElementType element) {
+  return element == dsl::ElementType::kF32 ? 4 : 2;
+}
+
+}  // namespace
+
 const GpuField* GpuArgument::find(std::string_view name) const {
   const auto found = std::find_if(kernel_.fields.begin(), kernel_.fields.end(), [&](const GpuField& field) { return field.name == name; });
   return found == kernel_.fields.end() ? nullptr : &*found;
@@ -66,6 +74,38 @@ GpuTensorMap map_of(const GpuSide& side, const GpuProblem& problem, const GpuKer
               static_cast<uint64_t>(batch)};
   map.strides = {bytes(side.rows, (*side.strides)[1]), bytes(side.heads, (*side.strides)[2]), bytes(batch, (*side.strides)[0])};
   map.box = {64, static_cast<uint32_t>(rows), 1, 1};
+  return map;
+}
+
+bool fits_map_of_pairs(const Ir& ir, int param, const GpuProblem& problem) {
+  const int64_t bytes = bytes_of(ir.params[static_cast<size_t>(param)].element);
+  if (problem.params.empty()) return problem.k_len * bytes % 16 == 0;
+  const GpuParamBinding& binding = problem.params[static_cast<size_t>(param)];
+  const std::vector<int64_t>& strides = binding.strides;
+  if (!binding.is_aligned || strides.back() != 1 || strides[strides.size() - 2] <= 0) return false;
+  return std::all_of(strides.begin(), strides.end() - 1, [&](int64_t stride) { return stride >= 0 && stride * bytes % 16 == 0; });
+}
+
+GpuTensorMap map_of_pairs(const Ir& ir, int param, const GpuProblem& problem) {
+  const auto place = static_cast<size_t>(param);
+  const dsl::ElementType element = ir.params[place].element;
+  const GpuParamBinding& binding = problem.params[place];
+  const auto bytes = static_cast<uint64_t>(bytes_of(element));
+  GpuTensorMap map;
+  map.tensor = GpuTensorIndex::kParams + param;
+  map.type = element == dsl::ElementType::kF32   ? runtime::FloatType::kF32
+             : element == dsl::ElementType::kF16 ? runtime::FloatType::kF16
+                                                 : runtime::FloatType::kBF16;
+  for (size_t axis = binding.dims.size(); axis-- > 0;) {
+    const bool is_broadcast = binding.strides[axis] == 0;
+    map.dims.push_back(is_broadcast ? 1 : static_cast<uint64_t>(binding.dims[axis]));
+    if (axis + 1 < binding.dims.size()) map.strides.push_back(is_broadcast ? 16 : static_cast<uint64_t>(binding.strides[axis]) * bytes);
+  }
+  while (map.dims.size() < 4) {
+    map.dims.push_back(1);
+    map.strides.push_back(16);
+  }
+  map.box = {static_cast<uint32_t>(128 / bytes), 64, 1, 1};
   return map;
 }
 

@@ -18,6 +18,8 @@ namespace attune::codegen {
 
 constexpr int kGpuElementBytes = 2;
 constexpr size_t kCounterBytes = 64;
+constexpr int kMostSharedBytes = 227 << 10;  // of a CTA of sm90
+constexpr size_t kMaxFedTensors = 4;         // maps are a large part of a kernel's argument
 
 inline int ceil_div(int64_t a, int64_t b) {
   return static_cast<int>((a + b - 1) / b);
@@ -68,6 +70,11 @@ bool has_vector_rows(const GpuSide& side, const GpuProblem& problem);
 
 // Tiles of `rows` rows and 64 columns, a head and a batch at a time.
 runtime::GpuTensorMap map_of(const GpuSide& side, const GpuProblem& problem, const GpuKernelOptions& options, int rows);
+
+// Tiles of 64 rows of a tensor parameter's last two dims; whether the copy engine can read them. With no parameter bound: a contiguous one,
+// whose last dim is k_len.
+bool fits_map_of_pairs(const Ir& ir, int param, const GpuProblem& problem);
+runtime::GpuTensorMap map_of_pairs(const Ir& ir, int param, const GpuProblem& problem);
 
 // Of `heads` heads, those whose tiles are at work together; each streams `head_bytes`. Without a mask one is best: all its tiles read the
 // same rows at the same time. Tiles of a causal mask differ, so that several heads level them out, as long as what they stream stays in the

@@ -1,9 +1,15 @@
 // The backward pass: its sides, default tiles and launches.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <utility>
 
+#include "codegen/feeds.h"
 #include "codegen/gpu_argument.h"
 #include "codegen/pair_sums.h"
+#include "runtime/error.h"
 
 namespace attune::codegen {
 namespace {
@@ -55,6 +61,12 @@ void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argumen
     const GpuParamBinding& binding = problem.params[i];
     if (!param.is_grad) continue;
     const std::string name = "g_" + param.name;
+    const size_t rank = binding.grad_strides.size();
+    constexpr int64_t kFarthest = int64_t{1} << 29;  // place_of_pair() in gradients.cuh
+    if (rank >= 2 && std::abs(binding.grad_strides[rank - 2]) >= kFarthest) {
+      throw ArgumentError(fmt::format("the gradient of '{}' has a stride of {} elements in dim {}, expected less than {} on a GPU",
+                                      param.name, binding.grad_strides[rank - 2], rank - 2, kFarthest));
+    }
     argument.patch(name, GpuPatch::Kind::kTensor, first + static_cast<int64_t>(i));
     if (!param.is_tensor) continue;
     argument.set_all(name + "_stride", binding.grad_strides);
@@ -115,6 +127,44 @@ int backward_section_heads(const Lowered& lowered, const GpuKernelOptions& optio
   return std::clamp(ceil_div(problem.multiprocessors, tiles), 1, std::max(1, heads));
 }
 
+// Tiles of all tensors of which nothing but weights are computed, if they can be had.
+void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
+  const Ir& ir = lowered.ir;
+  const std::vector<ValueId> reads = weight_reads(lowered);
+  if (reads.empty() || config.block_m % 64 != 0) return;
+  std::vector<int> tensors;
+  int bytes = 0;
+  for (const ValueId read : reads) {
+    const int param = ir.graph[read].index;
+    if (!fits_map_of_pairs(ir, param, problem)) return;
+    if (std::count(tensors.begin(), tensors.end(), param) == 0) tensors.push_back(param);
+    bytes += config.block_m / 64 * pair_tile_bytes(ir.params[static_cast<size_t>(param)].element, config.block_n);
+  }
+  if (tensors.size() > kMaxFedTensors || sm90_backward_bytes(options, config, bytes) > kMostSharedBytes) return;
+  config.fed_tensors = std::move(tensors);
+  config.feed_stages = 1;
+}
+
+GpuConfig tiles(const Lowered& lowered, const GpuKernelOptions& options) {
+  const int dim = std::max(options.head_dim, options.v_dim);
+  GpuConfig config;
+  config.warpgroups = 2;
+  // Sums over pairs are columns of dK behind whole chunks. Gradients of tensors that are not among them take registers for each pair, and
+  // code: half as many pairs at once.
+  const PairGradients gradients = pair_gradients(lowered, options.deterministic);
+  const bool has_place = dim <= 128 && options.head_dim % 64 == 0;
+  config.sums = has_place && gradients.has_sums;
+  config.block_m = dim <= 64 && !gradients.has_tensors && (has_place || !gradients.has_sums) ? 128 : 64;
+  config.block_n = 128;
+  if (dim <= 128) return config;
+  // A warpgroup's registers hold dK and dV of 64 keys, and S and dP of so many queries. Wider still: both warpgroups hold the same keys,
+  // and half of the columns of dK and dV each.
+  const int columns = (options.head_dim + 15) / 16 * 16 + (options.v_dim + 15) / 16 * 16;
+  if (columns > 256 || gradients.has_sums || gradients.has_others) config.block_m = 32;
+  if (columns > 320) config.block_m = config.block_n = 64;
+  return config;
+}
+
 }  // namespace
 
 bool fits_sm90_backward(const GpuProblem& problem, const GpuKernelOptions& options) {
@@ -134,20 +184,12 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
     config.block_m = dim <= 96 ? 64 : dim <= 128 ? 32 : 16;
     return config;
   }
-  config.warpgroups = 2;
-  // Sums over pairs are columns of dK behind whole chunks. Gradients of tensors that are not among them take registers for each pair, and
-  // code: half as many pairs at once.
-  const PairGradients gradients = pair_gradients(lowered);
-  const bool has_place = dim <= 128 && options.head_dim % 64 == 0;
-  config.sums = has_place && gradients.has_sums;
-  config.block_m = dim <= 64 && !gradients.has_tensors && (has_place || !gradients.has_sums) ? 128 : 64;
-  config.block_n = 128;
-  if (dim <= 128) return config;
-  // A warpgroup's registers hold dK and dV of 64 keys, and S and dP of so many queries. Wider still: both warpgroups hold the same keys,
-  // and half of the columns of dK and dV each.
-  const int columns = (options.head_dim + 15) / 16 * 16 + (options.v_dim + 15) / 16 * 16;
-  if (columns > 256 || gradients.has_sums || gradients.has_others) config.block_m = 32;
-  if (columns > 320) config.block_m = config.block_n = 64;
+  config = tiles(lowered, options);
+  if (weight_reads(lowered).empty()) return config;
+  choose_feeds(lowered, options, problem, config);
+  if (config.feed_stages > 0 || config.block_m <= 64) return config;
+  config.block_m = 64;  // what is brought of fewer queries may fit; what is not takes registers for each pair
+  choose_feeds(lowered, options, problem, config);
   return config;
 }
 
@@ -193,6 +235,9 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
     if (is_sm90 && side.map_rows > 0) argument.map(name + "_map", map_of(side, problem, options, side.map_rows));
     argument.patch(name, GpuPatch::Kind::kTensor, side.tensor);
     argument.set(name + "_stride", *side.strides);
+  }
+  for (const int param : config.fed_tensors) {
+    argument.map("t_" + ir.params[static_cast<size_t>(param)].name + "_map", map_of_pairs(ir, param, problem));
   }
   argument.set("vector_loads", int32_t{all_vectors(sides, problem, 0, kFirstWritten)});
   argument.set("vector_stores", int32_t{all_vectors(sides, problem, kFirstWritten, sides.size())});

@@ -135,53 +135,13 @@ void set_large_tile(const Lowered& lowered, const Appetite& appetite, const GpuK
 
 // ---- What feeder warps bring (feeds.h)
 
-constexpr size_t kMaxFedTensors = 4;  // maps are a large part of a kernel's argument
-constexpr int kMostSharedBytes = 227 << 10;
-
-int64_t bytes_of(dsl::ElementType element) {
-  return element == dsl::ElementType::kF32 ? 4 : 2;
-}
-
-// Whether the copy engine can read the tensor's last two dims. With no parameter bound: a contiguous one, whose last dim is k_len.
-bool fits_map(const Ir& ir, int param, const GpuProblem& problem) {
-  const int64_t bytes = bytes_of(ir.params[static_cast<size_t>(param)].element);
-  if (problem.params.empty()) return problem.k_len * bytes % 16 == 0;
-  const GpuParamBinding& binding = problem.params[static_cast<size_t>(param)];
-  const std::vector<int64_t>& strides = binding.strides;
-  if (!binding.is_aligned || strides.back() != 1 || strides[strides.size() - 2] <= 0) return false;
-  return std::all_of(strides.begin(), strides.end() - 1, [&](int64_t stride) { return stride >= 0 && stride * bytes % 16 == 0; });
-}
-
-runtime::GpuTensorMap map_of_pairs(const Ir& ir, int param, const GpuProblem& problem) {
-  const auto place = static_cast<size_t>(param);
-  const dsl::ElementType element = ir.params[place].element;
-  const GpuParamBinding& binding = problem.params[place];
-  const auto bytes = static_cast<uint64_t>(bytes_of(element));
-  runtime::GpuTensorMap map;
-  map.tensor = GpuTensorIndex::kParams + param;
-  map.type = element == dsl::ElementType::kF32   ? runtime::FloatType::kF32
-             : element == dsl::ElementType::kF16 ? runtime::FloatType::kF16
-                                                 : runtime::FloatType::kBF16;
-  for (size_t axis = binding.dims.size(); axis-- > 0;) {
-    const bool is_broadcast = binding.strides[axis] == 0;
-    map.dims.push_back(is_broadcast ? 1 : static_cast<uint64_t>(binding.dims[axis]));
-    if (axis + 1 < binding.dims.size()) map.strides.push_back(is_broadcast ? 16 : static_cast<uint64_t>(binding.strides[axis]) * bytes);
-  }
-  while (map.dims.size() < 4) {
-    map.dims.push_back(1);
-    map.strides.push_back(16);
-  }
-  map.box = {static_cast<uint32_t>(128 / bytes), 64, 1, 1};
-  return map;
-}
-
 // Takes tiles of all tensors that can be had, or of the first ones, in as many stages as fit: the more, the shorter a step is. Blocks of 64
 // keys where those of `config` would leave no room, or too little for a short step.
 void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
   const Ir& ir = lowered.ir;
   std::vector<ValueId> reads;
   for (const ValueId read : pair_reads(ir.graph, pair_roots(lowered))) {
-    if (fits_map(ir, ir.graph[read].index, problem)) reads.push_back(read);
+    if (fits_map_of_pairs(ir, ir.graph[read].index, problem)) reads.push_back(read);
   }
   const std::vector<TableRead> tables = table_reads(ir, pair_roots(lowered));
   const bool by_column = reads_by_column(lowered), has_tables = !tables.empty();

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "codegen/eval/interpreter.h"
+#include "codegen/feeds.h"
 #include "codegen/rates.h"
 #include "codegen/simplify.h"
 #include "codegen/whole_numbers.h"
@@ -29,7 +30,9 @@ class Splitter {
   explicit Splitter(Graph& graph) : graph_(graph), rates_(assign_rates(graph)), whole_(whole_ranges(graph)) {}
 
   std::optional<PairSum> split(ValueId dqk, const ParamGradient& gradient) {
-    if (gradient.per_element == kNoValue || !is_uniform(gradient.read)) return std::nullopt;
+    if (gradient.per_element == kNoValue) return std::nullopt;
+    const bool is_of_head = is_uniform(gradient.read);
+    if (!is_of_head && pair_reads(graph_, {gradient.read}).empty()) return std::nullopt;
     Product of_dqk, rest;
     add_factors(dqk, of_dqk);
     add_factors(gradient.per_element, rest);
@@ -61,6 +64,10 @@ class Splitter {
       if (line->q > 0) continue;
       factor = graph_.op(Op::k_neg, {factor});
       if (sum.offset != kNoValue) sum.offset = graph_.op(Op::k_neg, {sum.offset});
+    }
+    if (!is_of_head) {
+      if (has_other) return std::nullopt;
+      sum.of = PairSumOf::kEachPair;
     }
     sum.factor = factor;
     simplify(graph_, std::array{&sum.factor});
@@ -157,16 +164,19 @@ ScaledDerivative split_scale(const Graph& graph, ValueId dqk) {
   return {.rest = dqk};
 }
 
-PairGradients pair_gradients(const Lowered& lowered) {
+PairGradients pair_gradients(const Lowered& lowered, bool deterministic) {
   Graph graph = lowered.ir.graph;
   const ValueId dqk = split_scale(graph, lowered.backward.dqk).rest;
   PairGradients found;
   for (const ParamGradient& gradient : lowered.backward.params) {
     if (gradient.per_element == kNoValue) continue;
     const std::optional<PairSum> sum = split_pair_sum(graph, dqk, gradient);
-    found.has_sums = found.has_sums || (sum && sum->of != PairSumOf::kQk);
-    found.has_others = found.has_others || !sum;
-    found.has_tensors = found.has_tensors || (!sum && lowered.ir.params[static_cast<size_t>(gradient.param)].is_tensor);
+    if (sum && (sum->of == PairSumOf::kPairs || sum->of == PairSumOf::kDistances)) {
+      found.has_sums = true;
+    } else if (!sum || (sum->of == PairSumOf::kEachPair && deterministic)) {
+      found.has_others = true;
+      found.has_tensors = found.has_tensors || lowered.ir.params[static_cast<size_t>(gradient.param)].is_tensor;
+    }
   }
   return found;
 }

@@ -80,6 +80,12 @@ struct RunningSumOf {
 using RunningSum = RunningSumOf<float>;
 using RunningExactSum = RunningSumOf<ExactSum>;
 
+// An element of a gradient by query and key, whose rows are less than 2^31 bytes apart: one instruction for an address.
+DEVICE float* place_of_pair(float* head, i64 q, i64 q_stride, i64 k, i64 k_stride) {
+  const int row_bytes = static_cast<int>(q_stride * 4);
+  return reinterpret_cast<float*>(reinterpret_cast<char*>(head + k * k_stride) + static_cast<i64>(static_cast<int>(q)) * row_bytes);
+}
+
 // The place of element `i` of a tensor.
 template <int kRank>
 DEVICE i64 strided_place(i64 i, const i64 (&stride)[kRank], const int (&size)[kRank]) {

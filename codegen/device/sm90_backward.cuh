@@ -36,7 +36,8 @@ struct Layout {
   static constexpr int kBytesQ = kM * (kChunksQ + Config::kSums) * 128, kBytesO = kM * kChunksV * 128, kBytesS = kM * kN * 2;
   static constexpr int kK = 0, kV = kK + kBytesK, kQ = kV + kBytesV, kO = kQ + Config::kStages * kBytesQ;
   static constexpr int kS = kO + Config::kStages * kBytesO;
-  static constexpr int kLse = kS + kPlacesS * kBytesS, kDelta = kLse + Config::kStages * kM * 4;
+  static constexpr int kP = kS + kPlacesS * kBytesS;  // of tensors by pair, what the weights of one step need
+  static constexpr int kLse = kP + Config::kFeedBytes, kDelta = kLse + Config::kStages * kM * 4;
   // A ring of what the consumers have to know of each step. Its places outlive the stages: dQ comes a step late.
   static constexpr int kSteps = kDelta + Config::kStages * kM * 4, kPlacesT = Config::kStages + 2;
   static constexpr int kTile = kSteps + kPlacesT * 16, kBarriers = kTile + 16;
@@ -45,7 +46,8 @@ struct Layout {
   static constexpr int kFullO = kEmptyQ + 8 * Config::kStages, kEmptyO = kFullO + 8 * Config::kStages;
   static constexpr int kFullS = kEmptyO + 8 * Config::kStages, kEmptyS = kFullS + 8 * kPlacesS;
   static constexpr int kTurn = kEmptyS + 8 * kPlacesS, kAdded = kTurn + 8 * kPlacesS;  // deterministic
-  static constexpr int kBytes = kAdded + 8 * kPlacesS;
+  static constexpr int kFullP = kAdded + 8 * kPlacesS, kEmptyP = kFullP + 8;
+  static constexpr int kBytes = kEmptyP + 8;
 
   static constexpr int kArrivals = 4 * Config::kWarpgroups * kArrivalsOfWarp;  // of the consumers
   // What setmaxnreg leaves for each role.
@@ -134,7 +136,18 @@ struct Producer {
       if constexpr (Variant::kUsesDelta)
         bulk_load(at(L::kDelta) + j.place() * kRowBytes, p.delta + static_cast<i64>(number) * L::kM, kRowBytes, full);
     }
+    if constexpr (Config::kFeedBytes > 0) load_pairs(u);
     j.next();
+  }
+  // There is one place, free again when the weights of the step before are there.
+  DEVICE void load_pairs(const Uniform& u) {
+    const Ring<1> pairs = {j.count};
+    mbarrier_wait(at(L::kEmptyP), pairs.parity() ^ 1);
+    if (lane != 0) return;
+    mbarrier_expect_bytes(at(L::kFullP), Config::kFeedBytes);
+    const Uniform own = u.h == pending_h ? u : Variant::uniform(p, tile.b, pending_h);
+    for (int i = 0; i < L::kM / 64; ++i)
+      Variant::load_pairs(at(L::kP) + i * Variant::kPairBytes, at(L::kFullP), pending_block * L::kM + 64 * i, tile.n * L::kN, p, own);
   }
   DEVICE void add_step(int block, bool is_guarded, const Uniform& u) {
     if (pending_block >= 0) load_pending(u.h, false, is_guarded, u);
@@ -366,14 +379,16 @@ struct Consumer {
     }
   }
 
-  // Calls f(element, place of its key, lse2, delta, query, key, row, keeps) for all elements of the block; kGuarded: queries and keys are
-  // clamped to those there are.
-  template <bool kGuarded, bool kLse, bool kDelta, typename Function>
+  // Calls f(element, column, place of its key, lse2, delta, query, key, row, keeps) for all elements of the block; kGuarded: queries and keys
+  // are clamped to those there are. kFed: the column is a Pair, with what the copy engine has brought.
+  template <bool kGuarded, bool kLse, bool kDelta, bool kFed = false, typename Function>
   DEVICE void for_each(const RowValues& values, const Function& f) {
     const int first_q = of_step(j.count, Step::kBlock) * L::kM + lane % 4 * 2;
+    PairsOf<Variant, kFed> pairs(at(L::kP), group(), warp, lane, columns);
 #pragma unroll
     for (int i = 0; i < L::kM / 8; ++i) {
       const float2 lse2 = row_values<kLse>(values, lse_address(), i), delta = row_values<kDelta>(values, delta_address(), i);
+      pairs.read(i);
 #pragma unroll
       for (int second = 0; second < 2; ++second) {
         const int q_idx = first_q + 8 * i + second, safe_q = kGuarded ? min(q_idx, uniform.q_len - 1) : q_idx;
@@ -386,7 +401,7 @@ struct Consumer {
             keeps = q_idx < uniform.q_len && k_idx < uniform.k_len;
             if constexpr (Variant::kMask != Mask::kAll) keeps = keeps && Variant::keep(safe_q, safe_k, p, uniform, row, columns[place]);
           }
-          f(4 * i + 2 * place + second, place, second ? lse2.y : lse2.x, second ? delta.y : delta.x, safe_q, safe_k, row, keeps);
+          f(4 * i + 2 * place + second, pairs.column(second, place), place, second ? lse2.y : lse2.x, second ? delta.y : delta.x, safe_q, safe_k, row, keeps);
         }
       }
     }
@@ -396,19 +411,25 @@ struct Consumer {
   enum class Form { kWeight, kTanh, kExact };  // kTanh: (1 + tanh(x / 2)) / 2
   template <bool kGuarded, Form kForm>
   DEVICE void weights_by(float (&s)[kS], const RowValues& lse) {
-    for_each<kGuarded, kSoftmax, false>(
-        lse, [&](int i, int place, float lse2, float, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
+    constexpr bool kFed = Config::kFeedBytes > 0;
+    if constexpr (kFed) mbarrier_wait(at(L::kFullP), Ring<1>{j.count}.parity());
+    for_each<kGuarded, kSoftmax, false, kFed>(
+        lse, [&](int i, const typename PairsOf<Variant, kFed>::Column& column, int, float lse2, float, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
           float weight;
           if constexpr (kForm == Form::kTanh) {
-            const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, columns[place], keeps);
+            const float half = Variant::template half<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, column, keeps);
             weight = fmaf(tanh_approx(half), 0.5f, 0.5f);
           } else if constexpr (kForm == Form::kExact) {
-            weight = sigmoid_log2(Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, columns[place], keeps));
+            weight = sigmoid_log2(Variant::template exponent2<kGuarded>(s[i], q_idx, k_idx, p, uniform, row, column, keeps));
           } else {
-            weight = Variant::template weight<kGuarded>(s[i], lse2, q_idx, k_idx, p, uniform, row, columns[place], keeps);
+            weight = Variant::template weight<kGuarded>(s[i], lse2, q_idx, k_idx, p, uniform, row, column, keeps);
           }
           s[i] = keeps ? weight : 0.0f;
         });
+    if constexpr (kFed) {
+      hold(s);
+      release(at(L::kEmptyP));
+    }
   }
   template <bool kGuarded>
   DEVICE void weights_of(float (&s)[kS], const RowValues& lse) {
@@ -446,8 +467,8 @@ struct Consumer {
     constexpr bool kLse = kSoftmax && (!Variant::kFromWeight || Variant::kGradients);
     constexpr bool kHasZeros = (kSoftmax || kSigmoid) && !Variant::kGradients;  // dS is the weight times something: 0 where that is
     for_each<kGuarded, kLse, Variant::kUsesDelta>(
-        deltas, [&](int i, int place, float lse2, float delta, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
-          const auto& column = columns[place];
+        deltas, [&](int i, const typename Variant::Column& column, int place, float lse2, float delta, int q_idx, int k_idx, const typename Variant::Row& row,
+                    bool keeps) {
           if constexpr (Variant::kFromWeight) {
             const float d = Variant::template dqk<kGuarded>(s[i], dp[i], delta, q_idx, k_idx, p, uniform, row, column, keeps);
             if constexpr (Variant::kGradients && kAdds)
@@ -462,6 +483,18 @@ struct Consumer {
             dp[i] = d;
           }
         });
+  }
+
+  // dS to gradients that have an element for each pair.
+  template <bool kGuarded>
+  DEVICE void add_pairs(const float (&ds)[kS]) {
+    if constexpr (Variant::kEachPair) {
+      if (!Variant::wants_pairs(p) || (L::kSplit > 1 && part() > 0)) return;
+      for_each<kGuarded, false, false>(
+          {}, [&](int i, const typename Variant::Column& column, int, float, float, int q_idx, int k_idx, const typename Variant::Row& row, bool keeps) {
+            if (keeps) Variant::add_pair(ds[i], q_idx, k_idx, p, uniform, row, column);
+          });
+    }
   }
 
   static DEVICE void convert(const float (&s)[kS], u32 (&w)[kW]) {
@@ -525,6 +558,7 @@ struct Consumer {
   template <bool kPlain>
   DEVICE void make_operands(float (&s)[kS], float (&dp)[kS], const RowValues& deltas, u32 (&w)[kW], u32 (&dw)[kW]) {
     derivatives<!kPlain>(s, dp, deltas);  // one copy for all steps that are not plain: two of them cost registers
+    add_pairs<!kPlain>(dp);
     convert(dp, dw);
     store_ds(dw);
     convert(s, w);
@@ -719,6 +753,8 @@ DEVICE void attention_backward_sm90(const Params& p) {
     store_shared_x4(at(L::kTile), {tile.n, tile.h, tile.b, 0});
     mbarrier_init(at(L::kFullK), 1);
     mbarrier_init(at(L::kFullV), 1);
+    mbarrier_init(at(L::kFullP), 1);
+    mbarrier_init(at(L::kEmptyP), L::kArrivals);
     for (int i = 0; i < Config::kStages; ++i) {
       mbarrier_init(at(L::kFullQ, i), 1);
       mbarrier_init(at(L::kFullO, i), 1);

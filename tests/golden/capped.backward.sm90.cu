@@ -5,6 +5,7 @@ struct Config {
   static constexpr int kBlockN = 128;         // key rows of a CTA
   static constexpr int kStages = 2;           // depth of the Q and dO rings
   static constexpr int kWarpgroups = 2;       // of 64 key rows each
+  static constexpr int kFeedBytes = 0;        // of tensors by pair, of a step
   static constexpr bool kSums = false;        // dK has columns for sums over pairs
   static constexpr bool kDeterministic = false;  // the same bits from call to call
   static constexpr bool kFast = true;         // accuracy
@@ -41,7 +42,7 @@ struct Variant {
   static constexpr Weight kWeight = Weight::kSoftmax;
   static constexpr Mask kMask = Mask::kRange;
   static constexpr bool kUsesDelta = true, kFromWeight = false, kGradients = true, kRowGradients = true;
-  static constexpr bool kSums = false, kDistanceSums = false, kQkSums = false;
+  static constexpr bool kSums = false, kDistanceSums = false, kQkSums = false, kEachPair = false;
 
   struct Uniform {
     int b, h, kv_h, q_len, k_len, first_q, first_k;

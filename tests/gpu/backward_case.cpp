@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "codegen/eval/defaults.h"
+#include "codegen/gpu_argument.h"
 #include "dsl/parser.h"
 #include "dsl/printer.h"
 #include "runtime/half.h"
@@ -103,9 +104,10 @@ BackwardCase BackwardCase::of_turns(const Case& c, size_t problem) {
   return {c, problem, config, options_of(c, problem, true), &skeleton};
 }
 
-BackwardCase::BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
+BackwardCase::BackwardCase(const Case& c, size_t problem, codegen::GpuConfig config, const codegen::GpuKernelOptions& options,
                            const codegen::GpuSkeletonText* skeleton)
     : case_(c), ir_(reference_ir(c)), data_(random_data(ir_, c, problem)), forward_(forward_of(ir_, data_)) {
+  leave_fitting(config);
   const codegen::Sizes& sizes = data_.sizes;
   const codegen::Lowered lowered = codegen::lower(reference_ir(c, HeadDims::kConstant));
   kernel = skeleton ? codegen::emit_gpu_backward(lowered, canonical(c.text), options, config, *skeleton)
@@ -209,6 +211,26 @@ void BackwardCase::add_sums_of_dq(const codegen::GpuConfig& config, int64_t bloc
   add_result("dq_sum", DType::kF32, static_cast<size_t>(blocks * config.block_m * ceil_div(data_.sizes.head_dim, 64) * 64));
 }
 
+// The strides and sizes of tensors.
+codegen::GpuProblem BackwardCase::bindings() const {
+  codegen::GpuProblem problem;
+  problem.params.resize(ir_.params.size());
+  for (size_t i = 0; i < ir_.params.size(); ++i) {
+    if (!data_.tensor_params[i]) continue;
+    const std::vector<int64_t> dims = codegen::tensor_dims(ir_, ir_.params[i], data_.sizes);
+    problem.params[i].strides = dense_strides(data_.tensor_params[i]->dims);
+    problem.params[i].dims.assign(dims.begin(), dims.end());
+  }
+  return problem;
+}
+
+// Of tensors by pair those that the copy engine can read: they may be broadcast.
+void BackwardCase::leave_fitting(codegen::GpuConfig& config) const {
+  const codegen::GpuProblem problem = bindings();
+  std::erase_if(config.fed_tensors, [&](int param) { return !codegen::fits_map_of_pairs(ir_, param, problem); });
+  if (config.fed_tensors.empty()) config.feed_stages = 0;
+}
+
 // As backward_sides() and map_of() of the planner have it.
 void BackwardCase::add_maps(const codegen::GpuConfig& config, const Fields& fields) {
   const codegen::Sizes& sizes = data_.sizes;
@@ -232,6 +254,12 @@ void BackwardCase::add_maps(const codegen::GpuConfig& config, const Fields& fiel
   add("dout", q, sizes.heads, sizes.v_dim, config.block_m);
   add("dk", k, sizes.kv_heads, sizes.head_dim, kRowsOfWarp);
   add("dv", k, sizes.kv_heads, sizes.v_dim, kRowsOfWarp);
+  for (const int param : config.fed_tensors) {
+    const std::string name = "t_" + ir_.params[static_cast<size_t>(param)].name;
+    runtime::GpuTensorMap map = codegen::map_of_pairs(ir_, param, bindings());
+    map.tensor = static_cast<int>(places_.at(name));
+    maps_[name + "_map"] = map;
+  }
 }
 
 bool BackwardCase::has_right_turns() const {

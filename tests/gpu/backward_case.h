@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "codegen/cuda_emitter.h"
+#include "codegen/gpu_planner.h"
 #include "run_case.h"
 #include "runtime/kernel_plan.h"
 
@@ -38,10 +39,12 @@ class BackwardCase {
     std::map<std::string, float> floats;
   };
 
-  BackwardCase(const Case& c, size_t problem, const codegen::GpuConfig& config, const codegen::GpuKernelOptions& options,
+  BackwardCase(const Case& c, size_t problem, codegen::GpuConfig config, const codegen::GpuKernelOptions& options,
                const codegen::GpuSkeletonText* skeleton);
   void add_turns(int64_t blocks_m, int64_t blocks_n);
   void add_sums_of_dq(const codegen::GpuConfig& config, int64_t blocks, int64_t blocks_n, bool of_turns);
+  codegen::GpuProblem bindings() const;
+  void leave_fitting(codegen::GpuConfig& config) const;
   void add_maps(const codegen::GpuConfig& config, const Fields& fields);
   void add_tensor(const std::string& name, DType dtype, const std::vector<double>& values);
   void add_result(const std::string& name, DType dtype, size_t count);

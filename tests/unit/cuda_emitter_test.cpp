@@ -217,9 +217,11 @@ TEST(CudaBackward, GradientsAreSummedWhereTheirAddressStaysTheSame) {
   EXPECT_THAT(part(source, "struct KeyGradients {"), HasSubstr("float per_key_k_idx = 0.0f;"));
   const std::string gradients = part(source, "void gradients(");
   EXPECT_THAT(gradients, AllOf(HasSubstr("gradients.slope_h += "), HasSubstr("key_gradients.per_key_k_idx += "),
-                               HasSubstr("if (p.g_per_row) add_global(p.g_per_row + "), HasSubstr("if (p.g_pairs) add_global(p.g_pairs + "),
+                               HasSubstr("if (p.g_per_row) add_global(p.g_per_row + "), Not(HasSubstr("pairs")),
                                HasSubstr("if (p.g_table) gradients.table_value.add(p.g_table + ")));
   EXPECT_THAT(gradients, Not(HasSubstr("qk")));
+  EXPECT_THAT(part(source, "void add_pair("),
+              HasSubstr("add_global(place_of_pair(p.g_pairs, q_idx, p.g_pairs_stride[0], k_idx, p.g_pairs_stride[1])"));
   EXPECT_THAT(part(source, "void flush(Gradients&"),
               AllOf(HasSubstr("if (p.g_s) add_of_warp(p.g_s, gradients.s_value);"),
                     HasSubstr("add_of_warp(p.g_slope + u.h * p.g_slope_stride[0], gradients.slope_h);"),

@@ -316,6 +316,17 @@ inline void store_matrix_transposed_x4(unsigned to, unsigned a, unsigned b, unsi
     return 0;
   });
 }
+inline int2 load_matrix_transposed_x2(unsigned from, host::Site site = host::Site::current()) {
+  return host::exchange(from, [&](const auto& of) {
+    const unsigned row = host::lane() % 4 * 2, column = host::lane() / 4 * 2;
+    int words[2];
+    for (unsigned i = 0; i < 2; ++i) {
+      const unsigned low = host::load<unsigned short>(of(8 * i + row) + column, site);
+      words[i] = static_cast<int>(low | static_cast<unsigned>(host::load<unsigned short>(of(8 * i + row + 1) + column, site)) << 16);
+    }
+    return int2{words[0], words[1]};
+  });
+}
 inline int add_shared(unsigned to, int value) {
   return atomicAdd(reinterpret_cast<int*>(shared + to), value);  // whoever adds, in any order: no race
 }

@@ -281,7 +281,16 @@ TEST(CudaOnHost, HopperBackward) {
       "attention biases(bias: grad f32 = -1, of_heads: grad f32[heads], of_keys: grad f32[k_len], scale: grad f32 = 2) {\n"
       "  score = qk / scale + bias + 0.5 * of_heads[h] + of_keys[k_idx] - (k_idx - q_idx) * of_heads[h] * 0.01\n  weights = "
       "sigmoid(score)\n}\n";
+  // Tensors by pair that the copy engine brings, and gradients with an element for each pair.
+  const std::string pairs =
+      "attention pairs(bias: grad bf16[heads, q_len, k_len], more: grad f32[q_len, k_len], fixed: f16[batch, q_len, k_len]) {\n"
+      "  score = qk * 0.2 + bias[h, q_idx, k_idx] - 0.5 * more[q_idx, k_idx] + fixed[b, q_idx, k_idx]\n  mask = k_pos <= q_pos + 20\n"
+      "  weights = softmax(score)\n}\n";
   const HopperBackward cases[] = {
+      {"dense_bias", 64, 64, {2, 1, false, {150}, {140}}},
+      {"dense_bias", 128, 128, {1, 1, false, {70}, {260}}, true},
+      {pairs, 64, 64, {4, 2, false, {200}, {160}}},
+      {pairs, 128, 128, {2, 1, false, {100}, {88}}},
       {slopes, 64, 64, {4, 2, false, {280}, {300}}},
       {slopes, 128, 128, {2, 1, true, {150, 0, 90}, {140, 20, 30}}},
       {slopes, 64, 64, {2, 1, false, {150}, {150}}, true},
@@ -319,6 +328,7 @@ TEST(CudaOnHost, HopperBackward) {
       c.problems = {one.shape};
       GpuKernelOptions options = gpu_options(c.head_dim);
       options.v_dim = c.v_dim;
+      options.deterministic = one.deterministic;
       const GpuConfig config = backward_tiles(lower(numeric::reference_ir(c, numeric::HeadDims::kConstant)), options);
       EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
     }

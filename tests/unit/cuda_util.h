@@ -49,8 +49,8 @@ inline GpuProblem large_problem(const GpuKernelOptions& options) {
 
 // Default tiles of the backward pass, of tensors that the copy engine can read.
 inline GpuConfig backward_tiles(const Lowered& lowered, const GpuKernelOptions& options) {
-  GpuProblem problem;
-  problem.q_len = problem.k_len = 1;
+  GpuProblem problem = large_problem(options);
+  problem.dq = problem.q, problem.dk = problem.k, problem.dv = problem.v, problem.dout = problem.out;
   return default_backward_config(lowered, options, problem);
 }
 

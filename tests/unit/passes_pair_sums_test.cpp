@@ -9,7 +9,9 @@
 namespace attune::codegen {
 namespace {
 
-constexpr const char* kHead = "attention test(s: grad f32, u: f32, slopes: grad f32[heads], row: grad f32[q_len], table: grad f32[8]) {\n";
+constexpr const char* kHead =
+    "attention test(s: grad f32, u: f32, slopes: grad f32[heads], row: grad f32[q_len], table: grad f32[8],"
+    " pairs: grad f32[heads, q_len, k_len]) {\n";
 
 Lowered program(const std::string& body) {
   return lower(build(kHead + body + "}\n"));
@@ -18,7 +20,7 @@ Lowered softmax_of(const std::string& score) {
   return program("  score = " + score + "\n  weights = softmax(score)\n");
 }
 
-// contribution = factor dqk {1, q_idx - k_idx + offset, qk} at any values.
+// contribution = factor dqk {1, q_idx - k_idx + offset, qk, 1} at any values.
 void expect_sum(Lowered lowered, PairSumOf of, const std::string& what) {
   Graph& graph = lowered.ir.graph;
   const ScaledDerivative scaled = split_scale(graph, lowered.backward.dqk);
@@ -34,7 +36,7 @@ void expect_sum(Lowered lowered, PairSumOf of, const std::string& what) {
                    {Symbol::kH, 1},     {Symbol::kKvH, 0},      {Symbol::kQIdx, q_idx}, {Symbol::kQLen, 20},
                    {Symbol::kKLen, 26}, {Symbol::kHeadDim, 64}, {Symbol::kKIdx, k_idx}};
     const double offset = sum->offset == kNoValue ? 0 : value_of(graph, sum->offset, env);
-    const double x = of == PairSumOf::kPairs ? 1 : of == PairSumOf::kQk ? qk : q_idx - k_idx + offset;
+    const double x = of == PairSumOf::kDistances ? q_idx - k_idx + offset : of == PairSumOf::kQk ? qk : 1;
     const double of_sum = value_of(graph, sum->factor, env) * value_of(graph, scaled.rest, env) * x;
     EXPECT_NEAR(value_of(graph, gradient.per_element, env), of_sum, 1e-12) << what;
   }
@@ -44,6 +46,7 @@ TEST(PairSums, AreFound) {
   const std::pair<const char*, PairSumOf> cases[] = {
       {"qk * u + s", PairSumOf::kPairs},
       {"0.5 * (qk - slopes[h] / u)", PairSumOf::kPairs},
+      {"u * (qk - pairs[h, q_idx, k_idx] / 2)", PairSumOf::kEachPair},
       {"qk * s", PairSumOf::kQk},
       {"u * qk / s + 3", PairSumOf::kQk},
       {"qk * s * (q_pos - k_pos)", PairSumOf::kQk},
@@ -61,8 +64,9 @@ TEST(PairSums, AreFound) {
 
 TEST(PairSums, AreNotFoundWhereAPairHasAFactorOfItsOwn) {
   for (const char* score : {"qk - s * abs(q_pos - k_pos)", "qk * u - slopes[h] * (q_pos + k_pos)", "tanh(qk) * s", "qk + s * qk * qk",
-                            "qk + row[q_idx]", "qk + table[clamp(q_idx - k_idx, 0, 7)]", "tanh(qk) + s", "qk * slopes[h]",
-                            "qk + s * (2 * q_pos - k_pos)", "qk + s * f32(q_idx * 1000000000 - k_idx)"}) {
+                            "qk + row[q_idx]", "qk * pairs[h, q_idx, k_idx]", "qk + pairs[h, k_idx, q_idx]",
+                            "qk + pairs[h, q_idx, k_idx] * (q_pos - k_pos)", "qk + table[clamp(q_idx - k_idx, 0, 7)]", "tanh(qk) + s",
+                            "qk * slopes[h]", "qk + s * (2 * q_pos - k_pos)", "qk + s * f32(q_idx * 1000000000 - k_idx)"}) {
     Lowered lowered = softmax_of(score);
     const ValueId dqk = split_scale(lowered.ir.graph, lowered.backward.dqk).rest;
     for (const ParamGradient& gradient : lowered.backward.params) EXPECT_FALSE(split_pair_sum(lowered.ir.graph, dqk, gradient)) << score;
@@ -70,12 +74,19 @@ TEST(PairSums, AreNotFoundWhereAPairHasAFactorOfItsOwn) {
 }
 
 TEST(PairSums, OfAProgram) {
-  const PairGradients slopes = pair_gradients(softmax_of("qk * s - slopes[h] * (q_pos - k_pos)"));
-  EXPECT_TRUE(slopes.has_sums && !slopes.has_tensors);
-  const PairGradients scale = pair_gradients(softmax_of("qk * s"));
-  EXPECT_TRUE(!scale.has_sums && !scale.has_tensors);
-  const PairGradients rows = pair_gradients(softmax_of("qk + s + row[q_idx]"));
-  EXPECT_TRUE(rows.has_sums && rows.has_tensors);
+  const PairGradients slopes = pair_gradients(softmax_of("qk * s - slopes[h] * (q_pos - k_pos)"), false);
+  EXPECT_TRUE(slopes.has_sums && !slopes.has_others);
+  const PairGradients scale = pair_gradients(softmax_of("qk * s"), false);
+  EXPECT_TRUE(!scale.has_sums && !scale.has_others);
+  const PairGradients rows = pair_gradients(softmax_of("qk + s + row[q_idx]"), false);
+  EXPECT_TRUE(rows.has_sums && rows.has_others && rows.has_tensors);
+  const PairGradients curve = pair_gradients(softmax_of("qk + s * abs(q_pos - k_pos)"), false);
+  EXPECT_TRUE(!curve.has_sums && curve.has_others && !curve.has_tensors);
+  for (const bool deterministic : {false, true}) {
+    const PairGradients pairs = pair_gradients(softmax_of("qk + pairs[h, q_idx, k_idx]"), deterministic);
+    EXPECT_EQ(pairs.has_others, deterministic);
+    EXPECT_EQ(pairs.has_tensors, deterministic);
+  }
 }
 
 }  // namespace
