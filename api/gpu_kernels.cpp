@@ -19,7 +19,8 @@ codegen::GpuKernel emit(const codegen::Lowered& lowered, const std::string& cano
 std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
   const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
   if (pass == GpuPass::kBackward) {
-    return fmt::format("{} backward {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages);
+    return fmt::format("{} backward {}x{}x{}{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages,
+                       config.persistent ? ", persistent" : "");
   }
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 3) text += fmt::format(", {} tile{} of Q", config.buffers_q, config.buffers_q == 1 ? "" : "s");

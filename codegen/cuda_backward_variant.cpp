@@ -319,7 +319,7 @@ std::vector<ValueId> BackwardVariant::roots_of(const std::vector<SumGradient>& s
   return roots;
 }
 
-// By all lanes of a warp: what they have summed up over pairs of a head goes to memory.
+// By all lanes of a warp: what they have summed up over pairs of a head goes to memory. Within the loop over steps, each lane for itself.
 std::string BackwardVariant::sums_text(std::string_view declared, std::initializer_list<PairSumOf> kinds) const {
   const std::vector<SumGradient> all = sums_of(kinds);
   CudaWriter writer(*values_, CudaScope::kBounds, CudaGuard::kNever, roots_of(all));
@@ -327,9 +327,11 @@ std::string BackwardVariant::sums_text(std::string_view declared, std::initializ
   for (const auto& [gradient, sum] : all) {
     std::string value = sum.of == PairSumOf::kQk ? "of_qk" : sum.of == PairSumOf::kPairs ? "of_pairs" : "of_distances";
     if (sum.offset != kNoValue) value = fmt::format("fmaf({}, of_pairs, of_distances)", writer.value(sum.offset));
-    text +=
-        cuda_line(4, fmt::format("if (p.g_{}) add_of_warp({}, times_sum({}, {}));", ir_.params[static_cast<size_t>(gradient.param)].name,
-                                 writer.gradient_address(gradient.read, sums()), writer.value(sum.factor), value));
+    const std::string& name = ir_.params[static_cast<size_t>(gradient.param)].name;
+    const std::string added =
+        sum.of == PairSumOf::kQk ? fmt::format("if (p.g_{}) add_of_warp(", name) : fmt::format("add_of_lane(p.g_{} != nullptr, ", name);
+    text += cuda_line(4, fmt::format("{}{}, times_sum({}, {}));", added, writer.gradient_address(gradient.read, sums()),
+                                     writer.value(sum.factor), value));
   }
   return cuda_function(fmt::format(fmt::runtime(declared), kOfCall), statements_text(writer) + text);
 }

@@ -135,6 +135,7 @@ std::string backward_config_text(const GpuKernelOptions& options, const GpuConfi
   if (is_sm90) {
     text.add("int", "kFeedBytes", feed_bytes, "of tensors by pair, of a step");
     text.add("bool", "kSums", config.sums, "dK has columns for sums over pairs");
+    text.add("bool", "kPersistent", config.persistent, "a CTA takes one block of keys after the other");
   }
   text.add("bool", "kDeterministic", options.deterministic, "the same bits from call to call");
   return text.finish(options);

@@ -142,7 +142,9 @@ std::vector<ValueId> weight_reads(const Lowered& lowered) {
 
 int sm90_backward_bytes(const GpuKernelOptions& options, const GpuConfig& config, int feed_bytes) {
   const int chunks = (options.head_dim + 63) / 64 + (options.v_dim + 63) / 64, of_queries = config.stages * config.block_m;
-  const int rows = (config.block_n + of_queries) * chunks * 128, of_sums = config.sums ? of_queries * 128 : 0;
+  const int of_keys = (config.persistent ? 2 : 1) * config.block_n;
+  const int rows = (of_keys + of_queries) * chunks * 128,
+            of_sums = config.sums ? (options.head_dim <= 64 ? config.block_m : of_queries) * 128 : 0;
   const int ds = 2 * config.block_m * config.block_n * 2, row_values = of_queries * 2 * 4;
   constexpr int kAlignment = 1024, kSmall = 1024;
   return ceil_to(rows + of_sums + ds + feed_bytes + row_values + kAlignment + kSmall, 128);

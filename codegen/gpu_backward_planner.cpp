@@ -145,13 +145,12 @@ void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const
   config.feed_stages = 1;
 }
 
-GpuConfig tiles(const Lowered& lowered, const GpuKernelOptions& options) {
+GpuConfig tiles(const PairGradients& gradients, const GpuKernelOptions& options) {
   const int dim = std::max(options.head_dim, options.v_dim);
   GpuConfig config;
   config.warpgroups = 2;
   // Sums over pairs are columns of dK behind whole chunks. Gradients of tensors that are not among them take registers for each pair, and
   // code: half as many pairs at once.
-  const PairGradients gradients = pair_gradients(lowered, options.deterministic);
   const bool has_place = dim <= 128 && options.head_dim % 64 == 0;
   config.sums = has_place && gradients.has_sums;
   config.block_m = dim <= 64 && !gradients.has_tensors && (has_place || !gradients.has_sums) ? 128 : 64;
@@ -173,6 +172,13 @@ bool fits_sm90_backward(const GpuProblem& problem, const GpuKernelOptions& optio
                      [&](const BackwardSide& side) { return !side.is_there || fits_maps(side, problem, options); });
 }
 
+bool can_persist(const GpuKernelOptions& options, GpuConfig config) {
+  constexpr int kGreatestDim = 128;
+  if (config.skeleton != GpuSkeleton::kSm90 || options.deterministic || options.packed || config.feed_stages > 0) return false;
+  config.persistent = true;
+  return std::max(options.head_dim, options.v_dim) <= kGreatestDim && sm90_backward_bytes(options, config, 0) <= kMostSharedBytes;
+}
+
 GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem) {
   const int dim = std::max(options.head_dim, options.v_dim);
   GpuConfig config;
@@ -184,12 +190,18 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
     config.block_m = dim <= 96 ? 64 : dim <= 128 ? 32 : 16;
     return config;
   }
-  config = tiles(lowered, options);
-  if (weight_reads(lowered).empty()) return config;
-  choose_feeds(lowered, options, problem, config);
-  if (config.feed_stages > 0 || config.block_m <= 64) return config;
-  config.block_m = 64;  // what is brought of fewer queries may fit; what is not takes registers for each pair
-  choose_feeds(lowered, options, problem, config);
+  const PairGradients gradients = pair_gradients(lowered, options.deterministic);
+  config = tiles(gradients, options);
+  if (!weight_reads(lowered).empty()) {
+    choose_feeds(lowered, options, problem, config);
+    if (config.feed_stages == 0 && config.block_m > 64) {
+      config.block_m = 64;  // what is brought of fewer queries may fit; what is not takes registers for each pair
+      choose_feeds(lowered, options, problem, config);
+    }
+  }
+  // Measured: 5 to 11 % at d64, a loss at d128, whose steps are longer. Searched masks and sums over distances spill registers there.
+  const bool is_searched = lowered.bounds.kind == MaskBounds::Kind::kTileMap;
+  config.persistent = dim <= 64 && !is_searched && !gradients.has_distances && can_persist(options, config);
   return config;
 }
 
@@ -265,7 +277,7 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
   };
   add(kernel.prepare_name, side_grid, kernel.side_threads, 0);
   add(kernel.extents_name, ceil_div(blocks_q, kernel.side_threads / 32), kernel.side_threads, 0);
-  add(kernel.name, tiles, kernel.threads, kernel.shared_bytes);
+  add(kernel.name, config.persistent ? std::min(tiles, problem.multiprocessors) : tiles, kernel.threads, kernel.shared_bytes);
   add(kernel.queries_name, ceil_div(problem.q_len, config.block_n) * heads, kernel.threads, kernel.shared_bytes);  // as many rows as keys
   add(kernel.finish_name, side_grid, kernel.side_threads, 0);
   constexpr int64_t kMostCtas = 4096;

@@ -21,17 +21,18 @@ enum class Accuracy : uint8_t { kFast, kHigh };
 // The tile configuration of a kernel. Each member is a named constant of the generated `Config`.
 struct GpuConfig {
   GpuSkeleton skeleton = GpuSkeleton::kSm90;
-  int warpgroups = 2;  // sm90: consumer warpgroups of 64 rows each; sm80: warps of 16 rows each
-  int block_m = 64;    // backward: query rows of a step
-  int block_n = 128;   // key columns of a tile; backward: key rows of a CTA
-  int stages = 2;      // depth of the K and V rings; backward: of Q and dO
-  int buffers_q = 2;   // sm90: tiles of Q in shared memory
-  bool stale = false;  // softmax: stale reference instead of exact online maxima
-  bool sums = false;   // sm90 backward: dK has columns for the sums of dqk over pairs (pair_sums.h)
-  int key_warps = 1;   // sm80 forward: warps with the same rows, which share the keys of a tile
-  int tile_heads = 1;  // sm80 forward: query heads of a tile; 1, or all of a key head
-  int splits = 0;      // sm80 forward: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot
-  bool quick = false;  // sm80 forward: less code, compiled in half the time
+  int warpgroups = 2;       // sm90: consumer warpgroups of 64 rows each; sm80: warps of 16 rows each
+  int block_m = 64;         // backward: query rows of a step
+  int block_n = 128;        // key columns of a tile; backward: key rows of a CTA
+  int stages = 2;           // depth of the K and V rings; backward: of Q and dO
+  int buffers_q = 2;        // sm90: tiles of Q in shared memory
+  bool stale = false;       // softmax: stale reference instead of exact online maxima
+  bool sums = false;        // sm90 backward: dK has columns for the sums of dqk over pairs (pair_sums.h)
+  bool persistent = false;  // sm90 backward: a CTA for each multiprocessor, which takes one block of keys after the other
+  int key_warps = 1;        // sm80 forward: warps with the same rows, which share the keys of a tile
+  int tile_heads = 1;       // sm80 forward: query heads of a tile; 1, or all of a key head
+  int splits = 0;           // sm80 forward: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot
+  bool quick = false;       // sm80 forward: less code, compiled in half the time
   // sm90 forward: what warps of their own bring into shared memory ahead of its use (feeds.h).
   int feed_stages = 0;           // depth of the rings; 0: nothing
   std::vector<int> fed_tensors;  // tensor parameters whose tiles the copy engine loads

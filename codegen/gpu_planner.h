@@ -57,6 +57,9 @@ bool fits_sm90_backward(const GpuProblem& problem, const GpuKernelOptions& optio
 GpuConfig default_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem);
 GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem);
 
+// Whether there is a persistent kernel with these tiles: two places for K and V have to fit into shared memory.
+bool can_persist(const GpuKernelOptions& options, GpuConfig config);
+
 // The kernel that compiles fastest, for problems of any strides: what runs while that of default_config is compiled.
 GpuConfig quick_config();
 

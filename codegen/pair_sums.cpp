@@ -173,6 +173,7 @@ PairGradients pair_gradients(const Lowered& lowered, bool deterministic) {
     const std::optional<PairSum> sum = split_pair_sum(graph, dqk, gradient);
     if (sum && (sum->of == PairSumOf::kPairs || sum->of == PairSumOf::kDistances)) {
       found.has_sums = true;
+      found.has_distances = found.has_distances || sum->of == PairSumOf::kDistances;
     } else if (!sum || (sum->of == PairSumOf::kEachPair && deterministic)) {
       found.has_others = true;
       found.has_tensors = found.has_tensors || lowered.ir.params[static_cast<size_t>(gradient.param)].is_tensor;

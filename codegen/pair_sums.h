@@ -35,9 +35,10 @@ ScaledDerivative split_scale(const Graph& graph, ValueId dqk);
 // What the pairs of a program contribute to gradients of parameters, with the scale split off. Deterministic gradients are sums of another
 // kind, so that those of each pair are among the others.
 struct PairGradients {
-  bool has_sums = false;     // kPairs or kDistances
-  bool has_others = false;   // none of the above, or kEachPair where deterministic
-  bool has_tensors = false;  // of those, one of a tensor
+  bool has_sums = false;       // kPairs or kDistances
+  bool has_distances = false;  // kDistances
+  bool has_others = false;     // none of the above, or kEachPair where deterministic
+  bool has_tensors = false;    // of those, one of a tensor
 };
 PairGradients pair_gradients(const Lowered& lowered, bool deterministic);
 

@@ -61,6 +61,15 @@ DEVICE void add_of_warp(Sum* to, float value) {
   if (threadIdx.x % kWarp == 0) add_unless_zero(to, value);
 }
 
+// By each lane for itself, as data and not as a branch: behind one, or behind a shuffle, the compiler no longer takes addresses of a loop for
+// those of all lanes.
+DEVICE void add_of_lane(bool adds, float* to, float value) {
+  add_global_if(adds && value != 0.0f, to, value);
+}
+DEVICE void add_of_lane(bool adds, ExactSum* to, float value) {
+  add_global(to, adds ? value : 0.0f);
+}
+
 // What has come for one address since another one did.
 template <typename Sum>
 struct RunningSumOf {

@@ -12,6 +12,11 @@
 // waits for the dS of another. Where dK and dV of 64 keys are too wide for the registers of one warpgroup (kSplit == 2), two of them hold
 // the same keys: both compute S and dP, each has half of the columns of dK and dV.
 //
+// kPersistent: a CTA takes one block of keys after the other, a tile, and has two places for K and V: the next ones are on their way, with
+// the first Q and dO, while those before are worked on. The last dQ of a tile is computed with the first S of the next one, and dK and dV
+// are staged, in the place of their own K and V, under its dP. All of that is done of a tile -1, too, of which nothing comes: a branch
+// around products that are under way would serialise them.
+//
 // kSums: Q has more columns behind those of the head, 1 and the query's place in its block, so that dK's are sums over the pairs of a key.
 
 // Shared memory, in bytes from a 1024-aligned address on.
@@ -31,27 +36,35 @@ struct Layout {
   static constexpr int kUnits = kM / kUnitQueries * kChunksQ, kSizeDq = kUnits * kUnitSize;
   static constexpr int kUnitsOfOne = (kUnits + Config::kWarpgroups - 1) / Config::kWarpgroups;
   static constexpr int kPlacesS = 2;  // of dS
+  static constexpr int kPlacesK = Config::kPersistent ? 2 : 1;  // of K and V, and of what is said of the tile
 
   static constexpr int kBytesK = kN * kChunksQ * 128, kBytesV = kN * kChunksV * 128;
-  static constexpr int kBytesQ = kM * (kChunksQ + Config::kSums) * 128, kBytesO = kM * kChunksV * 128, kBytesS = kM * kN * 2;
-  static constexpr int kK = 0, kV = kK + kBytesK, kQ = kV + kBytesV, kO = kQ + Config::kStages * kBytesQ;
+  // kSums: the columns behind those of the head. All stages share them where a head has one chunk: the next chunk may lie anywhere then.
+  static constexpr bool kSharesSums = Config::kSums && kChunksQ == 1;
+  static constexpr int kBytesQ = kM * (kChunksQ + (Config::kSums && !kSharesSums)) * 128, kBytesO = kM * kChunksV * 128, kBytesS = kM * kN * 2;
+  static constexpr int kBytesTile = kBytesK + kBytesV, kK = 0, kV = kK + kBytesK;
+  static constexpr int kQ = kPlacesK * kBytesTile, kO = kQ + Config::kStages * kBytesQ;
   static constexpr int kS = kO + Config::kStages * kBytesO;
   static constexpr int kP = kS + kPlacesS * kBytesS;  // of tensors by pair, what the weights of one step need
-  static constexpr int kLse = kP + Config::kFeedBytes, kDelta = kLse + Config::kStages * kM * 4;
+  static constexpr int kSharedSums = kP + Config::kFeedBytes;
+  static constexpr int kLse = kSharedSums + (kSharesSums ? kM * 128 : 0), kDelta = kLse + Config::kStages * kM * 4;
   // A ring of what the consumers have to know of each step. Its places outlive the stages: dQ comes a step late.
   static constexpr int kSteps = kDelta + Config::kStages * kM * 4, kPlacesT = Config::kStages + 2;
-  static constexpr int kTile = kSteps + kPlacesT * 16, kBarriers = kTile + 16;
-  static constexpr int kFullK = kBarriers, kFullV = kFullK + 8;
-  static constexpr int kFullQ = kFullV + 8, kEmptyQ = kFullQ + 8 * Config::kStages;
+  static constexpr int kTile = kSteps + kPlacesT * 16, kBarriers = kTile + kPlacesK * 16;
+  static constexpr int kFullK = kBarriers, kFullV = kFullK + 8 * kPlacesK;
+  static constexpr int kFullQ = kFullV + 8 * kPlacesK, kEmptyQ = kFullQ + 8 * Config::kStages;
   static constexpr int kFullO = kEmptyQ + 8 * Config::kStages, kEmptyO = kFullO + 8 * Config::kStages;
   static constexpr int kFullS = kEmptyO + 8 * Config::kStages, kEmptyS = kFullS + 8 * kPlacesS;
   static constexpr int kTurn = kEmptyS + 8 * kPlacesS, kAdded = kTurn + 8 * kPlacesS;  // deterministic
   static constexpr int kFullP = kAdded + 8 * kPlacesS, kEmptyP = kFullP + 8;
-  static constexpr int kBytes = kEmptyP + 8;
+  // kPersistent: dK and dV have been read, and their place may be loaded again; nobody reads K any more, where dK is staged.
+  static constexpr int kDrained = kEmptyP + 8, kReadK = kDrained + 8 * kPlacesK;
+  static constexpr int kBytes = kReadK + 8;
 
   static constexpr int kArrivals = 4 * Config::kWarpgroups * kArrivalsOfWarp;  // of the consumers
   // What setmaxnreg leaves for each role.
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+  static_assert(!Config::kPersistent || (!Config::kDeterministic && !Config::kPacked));
   static_assert(!Config::kSums || (kSplit == 1 && Config::kHeadDim % kChunk == 0));
   static_assert(kN % 64 == 0 && kM % kUnitQueries == 0 && kM % 16 == 0);
   static_assert((kSplit == 1 || kSplit == 2) && kSplit * kN == 64 * Config::kWarpgroups);
@@ -78,10 +91,11 @@ DEVICE KeyTile key_tile_of(int number, const Params& p) {
 
 // What is said of a step, beside its tiles.
 struct Step {
-  enum Flags { kGuarded = 1, kLast = 2, kChangesHead = 4, kPlain = 8, kHeadShift = 4 };  // and the head. kPlain: see run_plain
-  int block;                                                                            // of queries
-  int number;                                                                           // of the block, over all heads
-  int next_h;                                                                           // the head of the step behind it
+  // kPlain: see run_plain; and the place of the tile's keys, and the head.
+  enum Flags { kGuarded = 1, kFirst = 2, kLast = 4, kChangesHead = 8, kPlain = 16, kPlaceShift = 5, kHeadShift = 6 };
+  int block;   // of queries
+  int number;  // of the block, over all heads
+  int next_h;  // the head of the step behind it
   int flags;
   static constexpr int kBlock = 0, kNumber = 4, kNextH = 8, kFlags = 12;  // where they are
 };
@@ -95,9 +109,11 @@ struct Producer {
   static constexpr bool kSoftmax = Variant::kWeight == Weight::kSoftmax;
   const Arguments& p;
   const Places at;
-  const KeyTile tile;
+  KeyTile tile;
   const int lane = threadIdx.x % kWarp;
   Ring<Config::kStages> j = {0};
+  Ring<L::kPlacesK> t = {0};  // of tiles
+  int counted = 0;            // lane 0: what the counter of tiles said
 
   // The step that is known but not loaded: it is told of the one behind it.
   int pending_block = -1, pending_h = 0, pending_flags = 0;
@@ -108,6 +124,14 @@ struct Producer {
   DEVICE void load(u32 full, u32 to, const TensorMap* map, int row, int h, int more_bytes) {
     mbarrier_expect_bytes(full, kRows * kChunks * 128 + more_bytes);
     for (int c = 0; c < kChunks; ++c) tma_load_4d(to + c * kRows * 128, map, full, c * L::kChunk, row, h, Config::kPacked ? 0 : tile.b);
+  }
+  DEVICE void load_k(const Uniform& u) {
+    load<L::kChunksQ, L::kN>(at(L::kFullK, t.place()), at(L::kK) + t.place() * L::kBytesTile, &p.k_map, u.first_k + tile.n * L::kN, tile.h,
+                             0);
+  }
+  DEVICE void load_v(const Uniform& u) {
+    load<L::kChunksV, L::kN>(at(L::kFullV, t.place()), at(L::kV) + t.place() * L::kBytesTile, &p.v_map, u.first_k + tile.n * L::kN, tile.h,
+                             0);
   }
   DEVICE void load_pending(int next_h, bool is_last, bool is_next_guarded, const Uniform& u) {
     const int head = tile.b * p.heads + pending_h, number = head * p.blocks_m + pending_block;
@@ -127,7 +151,7 @@ struct Producer {
       const u32 full = at(L::kFullQ, j.place());
       load<L::kChunksQ, L::kM>(full, at(L::kQ) + j.place() * L::kBytesQ, &p.q_map, row, pending_h, kSoftmax ? kRowBytes : 0);
       if constexpr (kSoftmax) bulk_load(at(L::kLse) + j.place() * kRowBytes, p.lse2 + static_cast<i64>(number) * L::kM, kRowBytes, full);
-      if (j.count == 0) load<L::kChunksV, L::kN>(at(L::kFullV), at(L::kV), &p.v_map, u.first_k + tile.n * L::kN, tile.h, 0);
+      if (!Config::kPersistent && j.count == 0) load_v(u);
     }
     mbarrier_wait(at(L::kEmptyO, j.place()), j.parity() ^ 1);
     if (lane == 0) {
@@ -150,10 +174,12 @@ struct Producer {
       Variant::load_pairs(at(L::kP) + i * Variant::kPairBytes, at(L::kFullP), pending_block * L::kM + 64 * i, tile.n * L::kN, p, own);
   }
   DEVICE void add_step(int block, bool is_guarded, const Uniform& u) {
-    if (pending_block >= 0) load_pending(u.h, false, is_guarded, u);
+    const bool is_first = pending_block < 0;
+    if (!is_first) load_pending(u.h, false, is_guarded, u);
     pending_block = block;
     pending_h = u.h;
     pending_flags = u.h << Step::kHeadShift | (is_guarded ? Step::kGuarded : 0);
+    if constexpr (Config::kPersistent) pending_flags |= t.place() << Step::kPlaceShift | (is_first ? Step::kFirst : 0);
   }
 
   // The blocks of one query head. Those that reach past either end are guarded.
@@ -194,10 +220,18 @@ struct Producer {
     });
   }
 
-  DEVICE void run() {
+  DEVICE void load_tile() {
     const int group = p.heads / p.kv_heads;
     Uniform u = Variant::uniform(p, tile.b, tile.h * group);
-    if (lane == 0) load<L::kChunksQ, L::kN>(at(L::kFullK), at(L::kK), &p.k_map, u.first_k + tile.n * L::kN, tile.h, 0);
+    if (lane == 0) {
+      if constexpr (Config::kPersistent) {
+        store_shared_x4(at(L::kTile) + 16 * t.place(), {tile.n, tile.h, tile.b, static_cast<int>(t.count)});
+        load_k(u);
+        load_v(u);
+      } else {
+        load_k(u);
+      }
+    }
     for (int i = 0;;) {
       if constexpr (Config::kDeterministic) {
         add_head_by_turns(u);
@@ -208,7 +242,25 @@ struct Producer {
       u = Variant::uniform(p, tile.b, tile.h * group + i);
     }
     if (pending_block < 0) add_step(0, true, u);  // keys that no query keeps: one block, wholly masked
+    // Asked as late as the answer comes in time, since who has taken a tile has to do it.
+    if (Config::kPersistent && lane == 0) counted = atomicAdd(p.counter, 1);
     load_pending(0, true, true, u);
+    pending_block = -1;
+  }
+
+  // kPersistent: what is said of a tile comes with its K; behind the last one, that there is none.
+  DEVICE void load_tiles() {
+    for (int number = blockIdx.x;; number = gridDim.x + __shfl_sync(~0u, counted, 0)) {
+      mbarrier_wait(at(L::kDrained, t.place()), Ring<L::kPlacesK>{t.count - 1}.parity());
+      if (number >= p.tiles) break;
+      tile = key_tile_of<Config>(number, p);
+      load_tile();
+      t.next();
+    }
+    if (lane == 0) {
+      store_shared(at(L::kTile) + 16 * t.place(), -1);
+      mbarrier_arrive(at(L::kFullK, t.place()));
+    }
   }
 };
 
@@ -315,8 +367,11 @@ struct Consumer {
     }
   }
 
+  // Where K and V of the tile at hand lie, from those of the first place on.
+  DEVICE u32 place_of_tile() const { return Config::kPersistent ? (flags >> Step::kPlaceShift & 1) * L::kBytesTile : 0; }
+
   // S^T or dP^T, 64 keys x kM queries: both operands with rows along the columns of the head.
-  DEVICE u64 own_keys(int tiles) const { return k_major(at(tiles) + group() * (64 * 128)); }
+  DEVICE u64 own_keys(int tiles) const { return k_major(at(tiles) + place_of_tile() + group() * (64 * 128)); }
   DEVICE void issue_s(float (&s)[kS]) {
     mbarrier_wait(at(L::kFullQ, j.place()), j.parity());
     products_s(s, own_keys(L::kK), k_major(at(L::kQ) + j.place() * L::kBytesQ));
@@ -329,7 +384,8 @@ struct Consumer {
     products_dv(dv, w, mn_major(at(L::kO) + j.place() * L::kBytesO + first_chunk(L::kChunksV) * (L::kM * 128), L::kM * 128));
   }
   DEVICE void issue_dk(float (&dk)[kDK], const u32 (&w)[kW]) {
-    products_dk(dk, w, mn_major(at(L::kQ) + j.place() * L::kBytesQ + first_chunk(L::kChunksQ) * (L::kM * 128), L::kM * 128));
+    const int tile = L::kQ + j.place() * L::kBytesQ;
+    products_dk(dk, w, mn_major(at(tile) + first_chunk(L::kChunksQ) * (L::kM * 128), L::kSharesSums ? L::kSharedSums - tile : L::kM * 128));
   }
 
   // dQ of the step `late`, the unit `i` of this warpgroup's. Where some have one more than others, they change places with each step; or the
@@ -343,7 +399,7 @@ struct Consumer {
     const int u = kIsUneven ? min(unit(ds, i), L::kUnits - 1) : unit(ds, i);
     const int row = L::kTransposesDq ? 0 : u / L::kChunksQ, chunk = L::kTransposesDq ? u : u % L::kChunksQ;
     const u64 queries = k_major(at(L::kS) + ds.place() * L::kBytesS + row * (64 * 128));
-    const u64 columns = mn_major(at(L::kK) + chunk * (L::kN * 128), L::kN * 128);
+    const u64 columns = mn_major(at(L::kK) + place_of_tile() + chunk * (L::kN * 128), L::kN * 128);
     if constexpr (!L::kTransposesDq) {
       products_dq(dq, queries, columns);
     } else if (kTakesTurns && i == L::kUnitsOfOne - 1) {
@@ -531,14 +587,14 @@ struct Consumer {
     if (Config::kDeterministic && i == L::kUnitsOfOne - 1) release(at(L::kAdded, ds.place()));
   }
 
-  // One whole dQ, with nothing else to do meanwhile.
-  DEVICE void finish_dq(float (&dq)[kDQ], Ring<L::kPlacesS> ds) {
+  // One whole dQ, with nothing else to do meanwhile. Arrives at `read` when its operands have been read.
+  DEVICE void finish_dq(float (&dq)[kDQ], Ring<L::kPlacesS> ds, u32 read) {
     wait_ds(ds);
 #pragma unroll
     for (int i = 0; i < L::kUnitsOfOne; ++i) {
       issue_dq(dq, ds, i);
       wait_products<0>(dq);
-      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, ds.place()));
+      if (i == L::kUnitsOfOne - 1) release(read);
       begin_adding(ds, i);
       add_dq(dq, ds, of_step(ds.count, Step::kNumber), i);
       end_adding(ds, i);
@@ -548,7 +604,7 @@ struct Consumer {
   // That of the first step is of nothing, and is thrown away; but nobody writes what it reads before it is done.
   DEVICE void add_late_dq(const float (&dq)[kDQ], Ring<L::kPlacesS> late, int number, int i) {
     if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));
-    if (static_cast<int>(late.count) < 0) return;
+    if (Config::kPersistent ? (flags & Step::kFirst) != 0 : static_cast<int>(late.count) < 0) return;
     begin_adding(late, i);
     add_dq(dq, late, number, i);
     end_adding(late, i);
@@ -564,12 +620,9 @@ struct Consumer {
     convert(s, w);
     publish_ds();
   }
-  // dV and dK of this step, dQ of the one before, S and dP of the next, its weights under dP.
-  template <bool kPlain>
-  DEVICE void go_on(float (&dk)[kDK], float (&dv)[kDV], float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas,
-                    const u32 (&w)[kW], const u32 (&dw)[kW]) {
-    const Ring<L::kPlacesS> late = {j.count - 1};
-    float dq[kDQ];
+  // dV and dK of this step, dQ of the one before up to its last unit, which is not waited for.
+  DEVICE void begin_products(float (&dk)[kDK], float (&dv)[kDV], float (&dq)[kDQ], Ring<L::kPlacesS> late, const u32 (&w)[kW],
+                             const u32 (&dw)[kW]) {
     pass_sums(dk);
     issue_dv(dv, w);
     wait_ds(late);
@@ -583,6 +636,14 @@ struct Consumer {
       add_late_dq(dq, late, of_step(late.count, Step::kNumber), i - 1);
       issue_dq(dq, late, i);
     }
+  }
+  // These, S and dP of the next step, its weights under dP.
+  template <bool kPlain>
+  DEVICE void go_on(float (&dk)[kDK], float (&dv)[kDV], float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas,
+                    const u32 (&w)[kW], const u32 (&dw)[kW]) {
+    const Ring<L::kPlacesS> late = {j.count - 1};
+    float dq[kDQ];
+    begin_products(dk, dv, dq, late, w, dw);
     j.next();
     issue_s(s);
     const int number = of_step(late.count, Step::kNumber);
@@ -618,41 +679,60 @@ struct Consumer {
     }
   }
 
-  DEVICE void run(const KeyTile& tile) {
-    float dk[kDK], dv[kDV], s[kS], dp[kS];
-    RowValues lse, deltas;
+  template <int kCount>
+  static DEVICE void clear(float (&acc)[kCount]) {
 #pragma unroll
-    for (int i = 0; i < kDK; ++i) dk[i] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kDV; ++i) dv[i] = 0.0f;
-    first_key = tile.n * L::kN + group() * 64 + warp * 16 + lane / 4;
-    const int h = tile.h * (p.heads / p.kv_heads);
-    set_head(tile.b, h);
-    mbarrier_wait(at(L::kFullK), 0);
-    mbarrier_wait(at(L::kFullQ), 0);
-    flags = of_step(0, Step::kFlags);
-    if (flags >> Step::kHeadShift != h) set_head(tile.b, flags >> Step::kHeadShift);  // the first head may have no blocks
-    issue_s(s);
-    mbarrier_wait(at(L::kFullV), 0);
-    issue_dp(dp);
+    for (int i = 0; i < kCount; ++i) acc[i] = 0.0f;
+  }
+  // The weights of a tile's first step, S and dP of which are under way.
+  DEVICE void first_weights(float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas) {
     read_ahead(lse, lse_address());
     wait_products<1>(s);
     weights(s, lse);
     read_ahead(deltas, delta_address());
     wait_products<0>(s, dp);
+  }
+  // What is left to do of dV, dK and dQ in a tile's last step; kPersistent: but for its own dQ. All at once where registers suffice: ptxas
+  // says that they do not where those of dK and dV are 128 (C7512), and 32 less in flight.
+  static constexpr bool kEndsAsOne = Config::kPersistent && kDK + kDV < 128;
+  DEVICE void end_steps(float (&dk)[kDK], float (&dv)[kDV], const u32 (&w)[kW], const u32 (&dw)[kW]) {
+    float dq[kDQ];
+    const Ring<L::kPlacesS> late = {j.count - 1};
+    if constexpr (kEndsAsOne) {
+      begin_products(dk, dv, dq, late, w, dw);
+      wait_products<L::kUnitsOfOne == 1>(dq);
+      add_late_dq(dq, late, of_step(late.count, Step::kNumber), L::kUnitsOfOne - 1);
+      wait_products<0>(dk);
+      release(at(L::kEmptyQ, j.place()));
+      return;
+    }
+    pass_sums(dk);
+    issue_dv(dv, w);
+    issue_dk(dk, dw);
+    wait_products<0>(dv, dk);
+    if constexpr (Config::kPersistent) {
+      release(at(L::kEmptyO, j.place()));
+      release(at(L::kEmptyQ, j.place()));
+      if (flags & Step::kFirst) {
+        release(at(L::kEmptyS, late.place()));
+      } else {
+        finish_dq(dq, late, at(L::kEmptyS, late.place()));
+      }
+    } else {
+      if (j.count > 0) finish_dq(dq, late, at(L::kEmptyS, late.place()));
+      const Ring<L::kPlacesS> ds = {j.count};
+      finish_dq(dq, ds, at(L::kEmptyS, ds.place()));
+    }
+  }
+  // The steps of a tile, from the weights of the first one on.
+  DEVICE void run_steps(float (&dk)[kDK], float (&dv)[kDV], float (&s)[kS], float (&dp)[kS], RowValues& lse, RowValues& deltas) {
     for (;;) {
       run_plain(dk, dv, s, dp, lse, deltas);
       forget_addresses();
       u32 w[kW], dw[kW];
       make_operands<false>(s, dp, deltas, w, dw);
       if (flags & Step::kLast) {
-        float dq[kDQ];
-        pass_sums(dk);
-        issue_dv(dv, w);
-        issue_dk(dk, dw);
-        wait_products<0>(dv, dk);
-        if (j.count > 0) finish_dq(dq, {j.count - 1});
-        finish_dq(dq, {j.count});
+        end_steps(dk, dv, w, dw);
         break;
       }
       if (flags & Step::kChangesHead) {
@@ -664,7 +744,77 @@ struct Consumer {
     }
     flush_head();
     flush_sums(dk, j.count);
-    finish(dk, dv);
+  }
+
+  DEVICE void begin_tile(const KeyTile& tile) { first_key = tile.n * L::kN + group() * 64 + warp * 16 + lane / 4; }
+  DEVICE void run(const KeyTile& tile) {
+    float dk[kDK], dv[kDV], s[kS], dp[kS];
+    RowValues lse, deltas;
+    clear(dk);
+    clear(dv);
+    begin_tile(tile);
+    const int h = tile.h * (p.heads / p.kv_heads);
+    set_head(tile.b, h);
+    mbarrier_wait(at(L::kFullK), 0);
+    mbarrier_wait(at(L::kFullQ), 0);
+    flags = of_step(0, Step::kFlags);
+    if (flags >> Step::kHeadShift != h) set_head(tile.b, flags >> Step::kHeadShift);  // the first head may have no blocks
+    issue_s(s);
+    mbarrier_wait(at(L::kFullV), 0);
+    issue_dp(dp);
+    first_weights(s, dp, lse, deltas);
+    run_steps(dk, dv, s, dp, lse, deltas);
+    finish(dk, dv, {0});
+  }
+
+  // kPersistent.
+  DEVICE void run_tiles() {
+    float dk[kDK], dv[kDV], s[kS], dp[kS];
+    RowValues lse, deltas;
+    clear(dk);
+    clear(dv);
+    flags = 0;
+    Ring<L::kPlacesK> t = {0};
+    for (;;) {
+      mbarrier_wait(at(L::kFullK, t.place()), t.parity());
+      const int4 words = load_shared_x4(at(L::kTile) + 16 * t.place());
+      if (words.x < 0) break;
+      float dq[kDQ];
+      const Ring<L::kPlacesS> last = {j.count - 1};
+      wait_ds(last);
+#pragma unroll
+      for (int i = 0; i < L::kUnitsOfOne; ++i) {
+        issue_dq(dq, last, i);
+        if (i + 1 == L::kUnitsOfOne) break;
+        wait_products<0>(dq);
+        if (t.count > 0) add_dq(dq, last, of_step(last.count, Step::kNumber), i);
+      }
+      begin_tile({words.x, words.y, words.z});
+      mbarrier_wait(at(L::kFullQ, j.place()), j.parity());
+      flags = of_step(j.count, Step::kFlags);
+      set_head(words.z, flags >> Step::kHeadShift);
+      issue_s(s);
+      wait_products<1>(dq, dv, dk);
+      release(at(L::kReadK));
+      if (t.count > 0) add_dq(dq, last, of_step(last.count, Step::kNumber), L::kUnitsOfOne - 1);
+      mbarrier_wait(at(L::kFullV, t.place()), t.parity());
+      issue_dp(dp);
+      finish(dk, dv, {t.count - 1});
+      clear(dk);
+      clear(dv);
+      first_weights(s, dp, lse, deltas);
+      // As late as the producer can wait for it: the tile after this one comes into this place.
+      if (lane == 0) tma_store_wait_read();
+      release(at(L::kDrained, Ring<L::kPlacesK>{t.count - 1}.place()));
+      run_steps(dk, dv, s, dp, lse, deltas);
+      forget_addresses();
+      t.count = load_shared(at(L::kTile) + 16 * (flags >> Step::kPlaceShift & 1) + 12) + 1;  // which has cost no register until now
+      ++j.count;
+    }
+    float dq[kDQ];
+    finish_dq(dq, {j.count - 1}, at(L::kReadK));
+    finish(dk, dv, {t.count - 1});
+    if (lane == 0) tma_store_wait_read();
   }
 
   // Stages 16 rows a warp over the keys, and copies them out.
@@ -687,6 +837,7 @@ struct Consumer {
                        const typename Variant::Uniform& u) {
     constexpr int kChunks = (kDim + 63) / 64;
     const int of_block = group() * 64 + warp * 16, first = tile.n * L::kN + of_block;
+    if constexpr (Config::kPersistent) fence_async_proxy();  // also for what is loaded there, if nothing is copied out
     if (!to || first >= u.k_len) return;
     const int begin_chunk = L::kSplit == 1 ? 0 : first_own_chunk(kChunks),
               end_chunk = L::kSplit == 1 || part() == 1 ? kChunks : (kChunks + 1) / 2;
@@ -703,7 +854,7 @@ struct Consumer {
       }
     } else {
       // Through the copy engine, which clips at the tensor's end.
-      fence_async_proxy();
+      if constexpr (!Config::kPersistent) fence_async_proxy();
       __syncwarp();
       if (lane != 0) return;
       for (int c = begin_chunk; c < end_chunk; ++c)
@@ -711,27 +862,35 @@ struct Consumer {
       tma_store_commit();
     }
   }
-  DEVICE void finish(const float (&dk)[kDK], const float (&dv)[kDV]) {
+  // Of the tile `t`.
+  DEVICE void finish(const float (&dk)[kDK], const float (&dv)[kDV], Ring<L::kPlacesK> t) {
     find_self();
-    const int4 words = load_shared_x4(at(L::kTile));
+    const int4 words = load_shared_x4(at(L::kTile) + 16 * t.place());
     const KeyTile tile = {words.x, words.y, words.z};
     const auto u = Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads));
-    stage<L::kColumnsV>(dv, at(L::kV), L::kChunksV, 1.0f);
-    copy_out<Config::kVDim>(at(L::kV), &p.dv_map, p.dv, p.dv_stride, tile, u);
-    mbarrier_wait(at(L::kEmptyS, Ring<L::kPlacesS>{j.count}.place()), parity_of_release(j.count));  // nobody reads K any more
-    stage<L::kColumnsK>(dk, at(L::kK), L::kChunksQ, Variant::dqk_scale(p, u));
-    copy_out<Config::kHeadDim>(at(L::kK), &p.dk_map, p.dk, p.dk_stride, tile, u);
-    if (!Config::kPacked && lane == 0) tma_store_wait_read();
+    const u32 of_tile = t.place() * L::kBytesTile;
+    stage<L::kColumnsV>(dv, at(L::kV) + of_tile, L::kChunksV, 1.0f);
+    copy_out<Config::kVDim>(at(L::kV) + of_tile, &p.dv_map, p.dv, p.dv_stride, tile, u);
+    // Nobody reads K any more.
+    if constexpr (Config::kPersistent) {
+      mbarrier_wait(at(L::kReadK), (t.count + 1) % 2);  // the first time of tile -1
+    } else {
+      mbarrier_wait(at(L::kEmptyS, Ring<L::kPlacesS>{j.count}.place()), parity_of_release(j.count));
+    }
+    stage<L::kColumnsK>(dk, at(L::kK) + of_tile, L::kChunksQ, Variant::dqk_scale(p, u));
+    copy_out<Config::kHeadDim>(at(L::kK) + of_tile, &p.dk_map, p.dk, p.dk_stride, tile, u);
+    if (!Config::kPersistent && !Config::kPacked && lane == 0) tma_store_wait_read();
   }
 };
 
-// The columns of 1 and of places, in all stages of Q, by all threads.
+// The columns of 1 and of places, by all threads.
 template <typename Config>
 DEVICE void store_sum_columns(const Places& at) {
   using L = Layout<Config>;
-  for (int i = threadIdx.x; i < Config::kStages * L::kM; i += kWarpgroup * (Config::kWarpgroups + 1)) {
+  constexpr int kFirst = L::kSharesSums ? L::kSharedSums : L::kQ + L::kM * L::kChunksQ * 128;
+  for (int i = threadIdx.x; i < (L::kSharesSums ? 1 : Config::kStages) * L::kM; i += kWarpgroup * (Config::kWarpgroups + 1)) {
     const int row = i % L::kM;
-    const u32 to = at(L::kQ) + i / L::kM * L::kBytesQ + L::kM * L::kChunksQ * 128 + row * 128 + (row % 8 << 4);
+    const u32 to = at(kFirst) + i / L::kM * L::kBytesQ + row * 128 + (row % 8 << 4);
     store_shared_x4(to, {static_cast<int>(Config::Element::pack(1.0f, static_cast<float>(row))), 0, 0, 0});
   }
   fence_async_proxy();
@@ -743,16 +902,27 @@ DEVICE void attention_backward_sm90(const Params& p) {
   extern __shared__ unsigned char shared[];
   const Places at = {(shared_address(shared) + 1023) & ~1023u};
   const int wg = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
-  int number = blockIdx.x;
-  if constexpr (Config::kDeterministic) number = draw_ticket(at(L::kSteps), p);
-  const KeyTile tile = key_tile_of<Config>(number, p);
+  KeyTile tile = {0, 0, 0};
+  if constexpr (!Config::kPersistent) {
+    int number = blockIdx.x;
+    if constexpr (Config::kDeterministic) number = draw_ticket(at(L::kSteps), p);
+    tile = key_tile_of<Config>(number, p);
+  }
   if constexpr (Config::kPacked) {
     if (tile.n * L::kN >= Variant::uniform(p, tile.b, tile.h * (p.heads / p.kv_heads)).k_len) return;
   }
   if (threadIdx.x == 0) {
-    store_shared_x4(at(L::kTile), {tile.n, tile.h, tile.b, 0});
-    mbarrier_init(at(L::kFullK), 1);
-    mbarrier_init(at(L::kFullV), 1);
+    if constexpr (Config::kPersistent) {
+      store_shared_x4(at(L::kTile) + 16, {p.blocks_n, 0, 0, -1});  // tile -1, without keys
+    } else {
+      store_shared_x4(at(L::kTile), {tile.n, tile.h, tile.b, 0});
+    }
+    for (int i = 0; i < L::kPlacesK; ++i) {
+      mbarrier_init(at(L::kFullK, i), 1);
+      mbarrier_init(at(L::kFullV, i), 1);
+      if constexpr (Config::kPersistent) mbarrier_init(at(L::kDrained, i), L::kArrivals);
+    }
+    if constexpr (Config::kPersistent) mbarrier_init(at(L::kReadK), L::kArrivals);
     mbarrier_init(at(L::kFullP), 1);
     mbarrier_init(at(L::kEmptyP), L::kArrivals);
     for (int i = 0; i < Config::kStages; ++i) {
@@ -776,14 +946,26 @@ DEVICE void attention_backward_sm90(const Params& p) {
   if (wg == 0) {
     set_registers_down<L::kProducerRegisters>();
     const int warp = __shfl_sync(~0u, threadIdx.x / kWarp, 0);
-    if (warp == 0) Producer<Config, Variant, Params>(p, at, tile).run();
+    if (warp == 0) {
+      Producer<Config, Variant, Params> producer(p, at, tile);
+      if constexpr (Config::kPersistent) {
+        producer.load_tiles();
+      } else {
+        producer.load_tile();
+      }
+    }
     if constexpr (Config::kDeterministic) {
       if (warp == 1) Turns<Config, Variant, Params>(p, at, tile.n, tile.h, tile.b).wait();
       if (warp == 2) Turns<Config, Variant, Params>(p, at, tile.n, tile.h, tile.b).publish();
     }
   } else {
     set_registers_up<L::kConsumerRegisters>();
-    Consumer<Config, Variant>(p, at).run(tile);
+    Consumer<Config, Variant> consumer(p, at);
+    if constexpr (Config::kPersistent) {
+      consumer.run_tiles();
+    } else {
+      consumer.run(tile);
+    }
   }
 }
 
@@ -830,6 +1012,7 @@ DEVICE void attention_backward_prepare_sm90(const Params& p) {
     for (int i = 0; i < L::kSizeDq / 4 / kThreads; ++i) sums[i * kThreads] = {0.0f, 0.0f, 0.0f, 0.0f};
   }
   if constexpr (Config::kDeterministic) prepare_turns<Config, Variant>(p);
+  if (Config::kPersistent && blockIdx.x == 0 && threadIdx.x == 0) *p.counter = 0;
   attention_backward_prepare<Config, Variant>(p);
 }
 

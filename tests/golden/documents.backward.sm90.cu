@@ -7,6 +7,7 @@ struct Config {
   static constexpr int kWarpgroups = 2;       // of 64 key rows each
   static constexpr int kFeedBytes = 0;        // of tensors by pair, of a step
   static constexpr bool kSums = false;        // dK has columns for sums over pairs
+  static constexpr bool kPersistent = false;  // a CTA takes one block of keys after the other
   static constexpr bool kDeterministic = false;  // the same bits from call to call
   static constexpr bool kFast = true;         // accuracy
   static constexpr bool kPacked = false;      // sequences by cu_q and cu_k

@@ -156,6 +156,7 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, codegen::GpuConfig con
   add_params(fields);
   if (config.skeleton == codegen::GpuSkeleton::kSm90) {
     if (options.deterministic) add_turns(blocks_m, blocks_n);
+    if (config.persistent) add_result("counter", DType::kI32, 1);
     add_sums_of_dq(config, blocks_m * int64_t{sizes.batch} * sizes.heads, blocks_n, skeleton != nullptr);
     add_maps(config, fields);
     add_result("extents", DType::kU8, static_cast<size_t>(blocks_m * sizes.batch * sizes.heads) * kernel.row_extent_bytes + 1);
@@ -165,7 +166,9 @@ BackwardCase::BackwardCase(const Case& c, size_t problem, codegen::GpuConfig con
   if (!kernel.prepare_name.empty())
     add_launch(kernel.prepare_name, std::max<int64_t>(1, blocks_m * all_heads), kernel.side_threads, fields);
   if (!kernel.extents_name.empty()) add_launch(kernel.extents_name, ceil_div(blocks_m * all_heads, 4), kernel.side_threads, fields);
-  add_launch(kernel.name, blocks_n * sizes.batch * sizes.kv_heads, kernel.threads, fields);
+  const int64_t tiles = blocks_n * sizes.batch * sizes.kv_heads;
+  constexpr int64_t kFewCtas = 2;  // so that each has several tiles
+  add_launch(kernel.name, config.persistent ? std::min(tiles, kFewCtas) : tiles, kernel.threads, fields);
   if (!kernel.finish_name.empty()) add_launch(kernel.finish_name, blocks_m * all_heads, kernel.side_threads, fields);
   if (!kernel.queries_name.empty())
     add_launch(kernel.queries_name, ceil_div(sizes.q_len, config.block_n) * all_heads, kernel.threads, fields);

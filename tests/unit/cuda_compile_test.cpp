@@ -234,6 +234,39 @@ TEST_F(CudaCompile, OwnBackwardSkeleton) {
   }
 }
 
+// Parameters with gradients, of each way in which they come about; a few registers may not suffice.
+TEST_F(CudaCompile, BackwardOfTrainedParameters) {
+  constexpr int kFewBytes = 64;
+  for (const char* name : {"alibi", "temperature", "sink", "dense_bias"}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "examples" / (std::string(name) + ".attn"));
+    for (const int head_dim : {64, 128}) {
+      const GpuKernelOptions options = gpu_options(head_dim, head_dim == 64 ? dsl::ElementType::kF16 : dsl::ElementType::kBF16);
+      const Lowered lowered = lowered_for(text, options);
+      const GpuKernel kernel = emit_gpu_backward(lowered, canonical(text), options, backward_tiles(lowered, options));
+      const auto compiled = compile(kernel, options.arch, fmt::format("{}, head_dim {}", name, head_dim));
+      EXPECT_EQ(compiled.warnings, std::vector<std::string>{}) << name;
+      for (const auto& one : compiled.kernels)
+        EXPECT_LE(one.spill_store_bytes, kFewBytes) << name << ", " << one.kernel << ", " << head_dim;
+    }
+  }
+}
+
+TEST_F(CudaCompile, PersistentBackward) {
+  for (const auto& [name, head_dim] :
+       {std::pair("flash_sigmoid", 64), std::pair("causal", 64), std::pair("flash_sigmoid", 128), std::pair("causal", 128)}) {
+    const std::string text = read_file(fs::path(ATTUNE_SOURCE_DIR) / "tests/golden" / (std::string(name) + ".attn"));
+    const GpuKernelOptions options = gpu_options(head_dim);
+    const Lowered lowered = lowered_for(text, options);
+    GpuConfig config = backward_tiles(lowered, options);
+    ASSERT_TRUE(can_persist(options, config)) << name;
+    config.persistent = true;
+    const GpuKernel kernel = emit_gpu_backward(lowered, canonical(text), options, config);
+    const auto compiled = compile(kernel, options.arch, fmt::format("{}, head_dim {}, persistent", name, head_dim));
+    EXPECT_EQ(compiled.warnings, std::vector<std::string>{}) << name;
+    for (const auto& one : compiled.kernels) EXPECT_EQ(one.spill_store_bytes, 0) << name << ", " << one.kernel;
+  }
+}
+
 // Small problems: registers suffice on sm_80 and sm_90, for either number of rows, and shared heads.
 TEST_F(CudaCompile, SmallProblemsDoNotSpill) {
   struct Size {

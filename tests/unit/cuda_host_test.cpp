@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <random>
+#include <span>
 
 #include "codegen/lower.h"
 #include "codegen/pair_sums.h"
@@ -264,6 +265,16 @@ TEST(CudaOnHost, DeterministicBackwardSkeletonOfSm80) {
   }
 }
 
+// Gradients that are sums over dS, in all forms: a slope, a factor of qk, a bias of all heads; two at once, and one that is none of them.
+constexpr const char* kSlopes =
+    "attention slopes(gain: grad f32 = 0.9, slopes: grad f32[heads]) {\n  score = gain * qk * rsqrt(head_dim) - slopes[h] * (q_pos - "
+    "k_pos)\n"
+    "  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n";
+constexpr const char* kBiases =
+    "attention biases(bias: grad f32 = -1, of_heads: grad f32[heads], of_keys: grad f32[k_len], scale: grad f32 = 2) {\n"
+    "  score = qk / scale + bias + 0.5 * of_heads[h] + of_keys[k_idx] - (k_idx - q_idx) * of_heads[h] * 0.01\n  weights = "
+    "sigmoid(score)\n}\n";
+
 // Steps of all kinds: plain ones, the first and last, where the mask cuts, another head of the group; gradients of parameters.
 struct HopperBackward {
   std::string program;  // of the examples, or its text
@@ -271,16 +282,29 @@ struct HopperBackward {
   numeric::ProblemShape shape;
   bool deterministic = false;
 };
+void expect_hopper_backward(std::span<const HopperBackward> cases, bool persistent) {
+  HostKernels host;
+  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
+  for (const HopperBackward& one : cases) {
+    std::vector<numeric::Example> programs = numeric::load_examples();
+    if (one.program.starts_with("attention ")) programs = {{one.program, one.program, {}}};
+    for (const numeric::Example& example : programs) {
+      if (example.name != one.program) continue;
+      numeric::Case c = backward_case(example, ++seed);
+      c.head_dim = one.head_dim;
+      c.v_dim = one.v_dim;
+      c.problems = {one.shape};
+      GpuKernelOptions options = gpu_options(c.head_dim);
+      options.v_dim = c.v_dim;
+      options.deterministic = one.deterministic;
+      GpuConfig config = backward_tiles(lower(numeric::reference_ir(c, numeric::HeadDims::kConstant)), options);
+      config.persistent = persistent && can_persist(options, config);
+      EXPECT_EQ(config.persistent, persistent) << one.program;
+      EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
+    }
+  }
+}
 TEST(CudaOnHost, HopperBackward) {
-  // Gradients that are sums over dS, in all forms: a slope, a factor of qk, a bias of all heads; two at once, and one that is none of them.
-  const std::string slopes =
-      "attention slopes(gain: grad f32 = 0.9, slopes: grad f32[heads]) {\n  score = gain * qk * rsqrt(head_dim) - slopes[h] * (q_pos - "
-      "k_pos)\n"
-      "  mask = k_pos <= q_pos\n  weights = softmax(score)\n}\n";
-  const std::string biases =
-      "attention biases(bias: grad f32 = -1, of_heads: grad f32[heads], of_keys: grad f32[k_len], scale: grad f32 = 2) {\n"
-      "  score = qk / scale + bias + 0.5 * of_heads[h] + of_keys[k_idx] - (k_idx - q_idx) * of_heads[h] * 0.01\n  weights = "
-      "sigmoid(score)\n}\n";
   // Tensors by pair that the copy engine brings, and gradients with an element for each pair.
   const std::string pairs =
       "attention pairs(bias: grad bf16[heads, q_len, k_len], more: grad f32[q_len, k_len], fixed: f16[batch, q_len, k_len]) {\n"
@@ -291,11 +315,11 @@ TEST(CudaOnHost, HopperBackward) {
       {"dense_bias", 128, 128, {1, 1, false, {70}, {260}}, true},
       {pairs, 64, 64, {4, 2, false, {200}, {160}}},
       {pairs, 128, 128, {2, 1, false, {100}, {88}}},
-      {slopes, 64, 64, {4, 2, false, {280}, {300}}},
-      {slopes, 128, 128, {2, 1, true, {150, 0, 90}, {140, 20, 30}}},
-      {slopes, 64, 64, {2, 1, false, {150}, {150}}, true},
-      {biases, 64, 128, {2, 1, false, {150}, {140}}},
-      {biases, 96, 96, {1, 1, false, {70}, {90}}, true},
+      {kSlopes, 64, 64, {4, 2, false, {280}, {300}}},
+      {kSlopes, 128, 128, {2, 1, true, {150, 0, 90}, {140, 20, 30}}},
+      {kSlopes, 64, 64, {2, 1, false, {150}, {150}}, true},
+      {kBiases, 64, 128, {2, 1, false, {150}, {140}}},
+      {kBiases, 96, 96, {1, 1, false, {70}, {90}}, true},
       {"causal", 64, 64, {2, 1, false, {300}, {300}}},
       {"flash_sigmoid", 64, 64, {1, 1, false, {280}, {350}}, true},
       {"softmax", 128, 128, {1, 1, false, {200}, {150}}, true},
@@ -315,43 +339,40 @@ TEST(CudaOnHost, HopperBackward) {
       {"alibi", 256, 72, {2, 1, false, {70}, {90}}, true},  // two warpgroups have the same pairs
       {"t5_bias", 168, 160, {2, 2, false, {70}, {70}}},
   };
-  HostKernels host;
-  uint64_t seed = number_of("ATTUNE_RANDOM_SEED", std::random_device{}());
-  for (const HopperBackward& one : cases) {
-    std::vector<numeric::Example> programs = numeric::load_examples();
-    if (one.program.starts_with("attention ")) programs = {{one.program, one.program, {}}};
-    for (const numeric::Example& example : programs) {
-      if (example.name != one.program) continue;
-      numeric::Case c = backward_case(example, ++seed);
-      c.head_dim = one.head_dim;
-      c.v_dim = one.v_dim;
-      c.problems = {one.shape};
-      GpuKernelOptions options = gpu_options(c.head_dim);
-      options.v_dim = c.v_dim;
-      options.deterministic = one.deterministic;
-      const GpuConfig config = backward_tiles(lower(numeric::reference_ir(c, numeric::HeadDims::kConstant)), options);
-      EXPECT_EQ(backward_failure(host, c, config, one.deterministic), "") << one.program << ", seed " << seed;
-    }
-  }
+  expect_hopper_backward(cases, false);
+}
+
+// Several tiles to each of two CTAs: of one step and of many, without a pair that is kept, of heads that share keys; behind the last one.
+TEST(CudaOnHost, PersistentHopperBackward) {
+  const HopperBackward cases[] = {
+      {"causal", 64, 64, {4, 2, false, {300}, {300}}},        {"causal", 128, 128, {2, 1, false, {173}, {391}}},
+      {"softmax", 64, 64, {3, 3, false, {130}, {200}}},       {"softmax", 128, 128, {2, 2, false, {70}, {300}}},
+      {"softmax", 128, 128, {1, 1, false, {60}, {300}}},      {"softmax", 64, 64, {2, 2, false, {100}, {300}}},
+      {"flash_sigmoid", 64, 64, {2, 1, false, {280}, {350}}}, {"flash_sigmoid", 128, 128, {1, 1, false, {290}, {290}}},
+      {"window", 64, 64, {2, 2, false, {300}, {300}}},        {"window", 96, 96, {2, 1, false, {300}, {420}}},
+      {"causal", 96, 96, {2, 1, false, {250}, {250}}},        {"documents", 64, 64, {1, 1, false, {400}, {400}}},
+      {"relu_squared", 64, 128, {1, 1, false, {140}, {500}}}, {kBiases, 64, 64, {2, 1, false, {150}, {300}}},
+      {"t5_bias", 64, 64, {2, 1, false, {300}, {300}}},       {"causal", 64, 64, {1, 1, false, {60}, {60}}},
+  };
+  expect_hopper_backward(cases, true);
 }
 
 // A kernel without one of its fences or waits, or that gives something back before all have read it.
-TEST(CudaOnHostDeathTest, RacesAreFound) {
+struct Mutant {
+  std::string original, changed;
+  const char* message;
+};
+void expect_races(numeric::ProblemShape shape, bool persistent, std::span<const Mutant> mutants) {
   numeric::Case c;
   c.text = "attention all() {\n  score = qk * 0.125\n  weights = softmax(score)\n}\n";
   c.dtype = DType::kBF16;
   c.head_dim = c.v_dim = 64;
-  c.problems = {{1, 1, false, {520}, {128}}};
+  c.problems = {std::move(shape)};
   GpuConfig config;
   config.warpgroups = 2;
   config.block_m = 64;
   config.block_n = 128;
-  const std::tuple<std::string, std::string, const char*> mutants[] = {
-      {"    fence_async_proxy();\n    __syncwarp();\n    release(", "    __syncwarp();\n    release(", "no fence of proxies"},
-      {"wait_products<1>(dk);", "wait_products<2>(dk);", "a race.* copies at barrier .* writes .* products of warp .* read"},
-      {"wait_products<0>(dq);\n      if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS",
-       "if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS", "a race.* writes .* products of warp .* read"},
-  };
+  config.persistent = persistent;
   HostKernels host;
   for (const auto& [original, changed, message] : mutants) {
     numeric::BackwardCase one(c, 0, config);
@@ -361,6 +382,30 @@ TEST(CudaOnHostDeathTest, RacesAreFound) {
     source.replace(place, original.size(), changed);
     EXPECT_DEATH(host.run(source, one.plan, one.tensors, HostThreads::kHopper), message) << original;
   }
+}
+
+TEST(CudaOnHostDeathTest, RacesAreFound) {
+  const Mutant mutants[] = {
+      {"    fence_async_proxy();\n    __syncwarp();\n    release(", "    __syncwarp();\n    release(", "no fence of proxies"},
+      {"wait_products<1>(dk);", "wait_products<2>(dk);", "a race.* copies at barrier .* writes .* products of warp .* read"},
+      {"wait_products<0>(dq);\n      if (i == L::kUnitsOfOne - 1) release(", "if (i == L::kUnitsOfOne - 1) release(",
+       "a race.* writes .* products of warp .* read"},
+  };
+  expect_races({1, 1, false, {520}, {128}}, false, mutants);
+}
+
+TEST(CudaOnHostDeathTest, RacesBetweenTilesAreFound) {
+  const char* const stores = "a race.* copies at barrier .* writes .* bulk stores of warp .* read";
+  const Mutant mutants[] = {
+      {"if (lane == 0) tma_store_wait_read();\n      release(", "release(", stores},
+      {"      mbarrier_wait(at(L::kDrained, t.place()), Ring<L::kPlacesK>{t.count - 1}.parity());\n", "", "a race"},
+      {"    if constexpr (Config::kPersistent) fence_async_proxy();", "", "no fence of proxies"},
+      {"      mbarrier_wait(at(L::kReadK), (t.count + 1) % 2);", "", "a race.* writes .* products of warp .* read"},
+      {"      mbarrier_wait(at(L::kFullV, t.place()), t.parity());\n", "", "a race"},
+      {"wait_products<1>(dq, dv, dk);\n", "wait_products<2>(dq, dv, dk);\n", "a race.* writes .* products of warp .* read"},
+      {"if (i == L::kUnitsOfOne - 1) release(at(L::kEmptyS, late.place()));", "", "nothing happens any more"},
+  };
+  expect_races({2, 2, false, {64}, {600}}, true, mutants);
 }
 
 TEST(CudaOnHost, RandomProgramsBackwardAroundPlainLoops) {

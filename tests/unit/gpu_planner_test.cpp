@@ -235,5 +235,76 @@ TEST(GpuPlanner, OnlyWhatReadsTensorsByKeyOrPairHasFeeders) {
   EXPECT_EQ(config("t: f16[k_len, k_len]", "qk + t[q_pos, k_pos]").fed_tensors, std::vector<int>{0});
 }
 
+TEST(GpuPlanner, PersistentBackwardHasACtaForEachMultiprocessor) {
+  const auto grid = [](int batch, bool persistent) {
+    const GpuKernelOptions options = gpu_options(128);
+    const Lowered lowered = lowered_for(kCausal, options);
+    GpuConfig config = backward_tiles(lowered, options);
+    config.persistent = persistent;
+    const GpuKernel kernel = emit_gpu_backward(lowered, canonical(kCausal), options, config);
+    GpuProblem problem = large_problem(options);
+    problem.batch = batch;
+    for (const runtime::GpuLaunch& launch : plan_gpu_backward(lowered, kernel, options, config, problem).launches) {
+      if (launch.kernel == kernel.name) return launch.grid[0];
+    }
+    return 0u;
+  };
+  EXPECT_EQ(grid(1, false), 512u);
+  EXPECT_EQ(grid(1, true), 132u);
+  EXPECT_EQ(grid(0, true), 0u);
+}
+
+// Whose second place for K and V fits, and whose tiles a counter may give out.
+TEST(GpuPlanner, BackwardConfigsThatCanPersist) {
+  const auto can = [](int head_dim, bool sums, bool deterministic = false, bool packed = false) {
+    GpuKernelOptions options = gpu_options(head_dim);
+    options.deterministic = deterministic;
+    options.packed = packed;
+    GpuConfig config = backward_tiles(lowered_for(kCausal, options), options);
+    config.sums = sums;
+    return can_persist(options, config);
+  };
+  EXPECT_TRUE(can(64, false));
+  EXPECT_TRUE(can(96, false));
+  EXPECT_TRUE(can(128, false));
+  EXPECT_TRUE(can(64, true));
+  EXPECT_FALSE(can(128, true));
+  EXPECT_FALSE(can(192, false));
+  EXPECT_FALSE(can(64, false, true));
+  EXPECT_FALSE(can(64, false, false, true));
+}
+
+TEST(GpuPlanner, BackwardTilesByWhatAProgramTrains) {
+  const auto config = [](int head_dim, const char* params, const char* score, const char* mask = "k_pos <= q_pos") {
+    GpuKernelOptions options = gpu_options(head_dim);
+    return backward_tiles(
+        lowered_for(fmt::format("attention test({}) {{\n  score = {}\n  mask = {}\n  weights = softmax(score)\n}}\n", params, score, mask),
+                    options),
+        options);
+  };
+  const GpuConfig plain = config(64, "", "qk"), wide = config(128, "", "qk");
+  EXPECT_TRUE(plain.persistent && plain.block_m == 128 && !plain.sums);
+  EXPECT_TRUE(!wide.persistent && wide.block_m == 64);
+  EXPECT_FALSE(config(64, "ids: i32[k_len]", "qk", "ids[q_pos] == ids[k_pos]").persistent);
+  EXPECT_EQ(config(64, "t: grad f32", "qk * t"), plain);  // from dQ
+  const GpuConfig bias = config(64, "bias: grad f32[heads]", "qk + bias[h]"),
+                  slope = config(64, "s: grad f32[heads]", "qk - s[h] * (q_pos - k_pos)");
+  EXPECT_TRUE(bias.sums && bias.persistent && bias.block_m == 128);
+  EXPECT_TRUE(slope.sums && !slope.persistent && slope.block_m == 128);
+  EXPECT_TRUE(config(128, "bias: grad f32[heads]", "qk + bias[h]").sums);
+  const GpuConfig narrow = config(32, "bias: grad f32[heads]", "qk + bias[h]");  // no whole chunk in front of the columns
+  EXPECT_TRUE(!narrow.sums && narrow.block_m == 64);
+  EXPECT_EQ(config(64, "r: grad f32[q_len]", "qk + r[q_idx]").block_m, 64);
+  for (const char* grad : {"", "grad "}) {
+    const GpuConfig halves = config(64, fmt::format("bias: {}bf16[heads, q_len, k_len]", grad).c_str(), "qk + bias[h, q_idx, k_idx]");
+    EXPECT_TRUE(halves.fed_tensors == std::vector{0} && halves.block_m == 128 && !halves.sums);
+    const GpuConfig words = config(64, fmt::format("bias: {}f32[heads, q_len, k_len]", grad).c_str(), "qk + bias[h, q_idx, k_idx]");
+    EXPECT_TRUE(words.fed_tensors == std::vector{0} && words.block_m == 64);
+  }
+  // The derivative needs the tensor, too.
+  EXPECT_TRUE(config(64, "bias: bf16[heads, q_len, k_len]", "qk * bias[h, q_idx, k_idx]").fed_tensors.empty());
+  EXPECT_TRUE(config(64, "bias: bf16[heads, q_len, k_len]", "tanh(qk) + bias[h, q_idx, k_idx]").fed_tensors.empty());
+}
+
 }  // namespace
 }  // namespace attune::codegen
