@@ -4,7 +4,7 @@
   python3 bench/gpu_attention.py main dims [--accuracy fast,high] [--flex] [--seconds 0.4] [--quick]
 
 Every contender of a point runs in the same process by turns: `seconds` of the same call back to back, then one pair of events around another such span; the order
-is reversed once. Data are normal and random. Before that each contender is checked: the output is filled with NaN, then one head, drawn at random, is compared
+is random, twice. Data are normal and random. Before that each contender is checked: the output is filled with NaN, then one head, drawn at random, is compared
 with float64. A point of Attune's whose relative error is above 3.5e-3, or that fails, is marked BAD and makes the exit code 1; 3 means that the GPU was lost.
 FLOP: 2 (head_dim + v_dim) for each pair and head, backward 2.5 times that; causal masks count half of all pairs, other masks the pairs that they keep. GB/s: q, k, v
 and out once a call.
@@ -37,6 +37,7 @@ except ModuleNotFoundError:
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITES = ("main", "dims", "variants", "small", "backward", "gradients", "latency")
+ROUNDS = 2  # spans of a contender and point
 HEAD_SIZE = 2048      # heads * head_dim of the main suite
 TOKENS = 16384        # batch * seqlen
 
@@ -83,13 +84,18 @@ class Bench:
         temporary.replace(self.file)
 
     def measure(self, title, contenders, **labels):
-        """One point: checks, then times by turns, in order and in reverse."""
+        """One point: checks, then times by turns, in random orders: a chip that works hard is slower for whoever comes next, and one that has waited faster."""
         ready = [contender for contender in contenders if contender.check()]
         try:
             self.device.sync()
-            for order in (ready, ready[::-1]):
+            last = None
+            for _ in range(ROUNDS):
+                order = random.sample(ready, len(ready))
+                if len(order) > 1 and order[0] is last:
+                    order.append(order.pop(0))
                 for contender in order:
                     contender.time(self.arguments.seconds)
+                last = order[-1] if order else None
             rows = [contender.finish() for contender in contenders]
         except Exception as exception:
             failures = [f"{c.row['contender']}: {c.row['message']}" for c in contenders if c.row["status"] != "ok"]
