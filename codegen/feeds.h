@@ -1,5 +1,6 @@
-// What a kernel of sm90 can have brought into shared memory ahead of its use, by warps that do nothing else (codegen/device/sm90_feed.cuh):
-// tensors that are read at (q_idx, k_idx), in tiles by the copy engine, values by key that come of tensors, and small tables.
+// What a kernel of sm90 can have brought into shared memory ahead of its use (codegen/device/sm90_feed.cuh, sm90_feed_queries.cuh): tensors
+// that are read at (q_idx, k_idx), in tiles by the copy engine, and forward values by key that come of tensors, and small tables, by warps
+// that do nothing else.
 #pragma once
 
 #include <vector>

@@ -76,8 +76,8 @@ struct KeyTile {
 };
 
 // The first blocks have the most queries of a causal mask. Heads at work together share the second-level cache; they are those of one number
-// in all of a batch first, which may read the same bias and add to the same gradient. Deterministic: the last
-// blocks come first, see sm90_turns.cuh.
+// in all of a batch first, which may read the same bias and add to the same gradient. Deterministic: the last blocks come first, see
+// sm90_turns.cuh.
 template <typename Config>
 DEVICE KeyTile key_tile_of(int number, const Params& p) {
   const int of_section = p.section_heads * p.blocks_n;

@@ -424,5 +424,23 @@ TEST(CudaOnHost, RandomProgramsBackwardAroundPlainLoops) {
   }
 }
 
+// By the planner's own tiles; each takes seconds.
+TEST(CudaOnHost, RandomProgramsHopperBackward) {
+  HostKernels host;
+  const uint64_t first = number_of("ATTUNE_RANDOM_SEED", std::random_device{}()), count = number_of("ATTUNE_RANDOM_COUNT", 10) / 8 + 1;
+  for (uint64_t seed = first; seed < first + count; ++seed) {
+    numeric::Case c = numeric::random_case(seed, {}).whole();
+    if (c.dtype == DType::kF32) c.dtype = DType::kBF16;
+    c.head_dim = c.v_dim = seed % 3 == 0 ? 128 : 64;
+    for (numeric::ProblemShape& shape : std::vector(c.problems)) {
+      c.problems = {shape};
+      GpuKernelOptions options = gpu_options(c.head_dim);
+      options.packed = shape.packed;
+      const Lowered lowered = lower(numeric::reference_ir(c, numeric::HeadDims::kConstant));
+      EXPECT_EQ(backward_failure(host, c, backward_tiles(lowered, options)), "") << "ATTUNE_RANDOM_SEED=" << seed;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace attune::codegen
