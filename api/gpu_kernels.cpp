@@ -16,11 +16,16 @@ codegen::GpuKernel emit(const codegen::Lowered& lowered, const std::string& cano
                                    : codegen::emit_gpu_backward(lowered, canonical, options, config);
 }
 
+// All that a kernel depends on: kernels are known by this text.
 std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
   const bool is_sm90 = config.skeleton == codegen::GpuSkeleton::kSm90;
   if (pass == GpuPass::kBackward) {
-    return fmt::format("{} backward {}x{}x{}{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages,
-                       config.persistent ? ", persistent" : "");
+    std::string text = fmt::format("{} backward {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages);
+    if (config.persistent) text += ", persistent";
+    if (config.sums) text += ", sums over pairs";
+    if (config.feed_stages > 0) text += ", fed";
+    for (const int param : config.fed_tensors) text += fmt::format(" t{}", param);
+    return text;
   }
   std::string text = fmt::format("{} {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.forward_rows(), config.block_n, config.stages);
   if (is_sm90 && config.buffers_q != 3) text += fmt::format(", {} tile{} of Q", config.buffers_q, config.buffers_q == 1 ? "" : "s");
@@ -43,10 +48,10 @@ std::string gpu_config_text(GpuPass pass, const codegen::GpuConfig& config) {
 }
 
 std::string gpu_kernel_text(GpuPass pass, const codegen::GpuKernelOptions& options, const codegen::GpuConfig& config) {
-  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}{}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
+  return fmt::format("{}, {}, head_dim {}, v_dim {}, {}{}{}{}{}{}{}", options.arch, dtype_name(dtype_of(options.dtype)), options.head_dim,
                      options.v_dim, tile_text(pass, config), config.splits > 0 ? ", splits" : "",
                      config.tile_heads > 1 ? ", heads of a key head a tile" : "", options.packed ? ", packed" : "",
-                     options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "",
+                     options.accuracy == codegen::Accuracy::kHigh ? ", high accuracy" : "", options.far_positions ? ", far positions" : "",
                      pass == GpuPass::kBackward && options.deterministic ? ", deterministic" : "");
 }
 

@@ -48,9 +48,7 @@ BackwardVariant::BackwardVariant(const Lowered& lowered, const GpuKernelOptions&
     }
   }
   place_values(std::move(roots), backward_.weight);
-  std::vector<ValueId> of_weight = {backward_.weight};
-  if (is_sigmoid()) of_weight.insert(of_weight.end(), {exponent2_, half_});
-  for (const ValueId read : pair_reads(ir_.graph, of_weight)) {
+  for (const ValueId read : weight_reads(ir_.graph, lowered.backward)) {
     if (std::count(config.fed_tensors.begin(), config.fed_tensors.end(), ir_.graph[read].index) > 0) of_pairs_.push_back(read);
   }
 }

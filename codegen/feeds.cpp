@@ -117,18 +117,17 @@ int pair_tile_bytes(dsl::ElementType element, int block_n) {
   return (block_n + columns - 1) / columns * 64 * 128;
 }
 
-std::vector<ValueId> weight_reads(const Lowered& lowered) {
-  const Graph& graph = lowered.ir.graph;
-  const std::vector<ValueId> reads = pair_reads(graph, {lowered.backward.weight});
+std::vector<ValueId> weight_reads(const Graph& graph, const Backward& backward) {
+  const std::vector<ValueId> reads = pair_reads(graph, {backward.weight});
   std::vector<bool> beside(graph.size(), false);  // what is needed by ways that do not lead through the weight
-  beside[lowered.backward.dqk] = true;
-  for (const ParamGradient& gradient : lowered.backward.params) {
+  beside[backward.dqk] = true;
+  for (const ParamGradient& gradient : backward.params) {
     for (const ValueId root : {gradient.per_element, gradient.per_row}) {
       if (root != kNoValue) beside[root] = true;
     }
   }
   for (ValueId id = static_cast<ValueId>(graph.size()); id-- > 0;) {
-    if (!beside[id] || id == lowered.backward.weight) continue;
+    if (!beside[id] || id == backward.weight) continue;
     for (const ValueId operand : graph[id].operands) beside[operand] = true;
   }
   for (ValueId id = 0; id < graph.size(); ++id) {

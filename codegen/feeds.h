@@ -40,7 +40,7 @@ constexpr int kMaxColumnWords = 4;
 
 // Backward: reads of tensors that the weight of a pair is computed of, and nothing else is, in the order of the graph; none if the
 // derivatives need more than the weight.
-std::vector<ValueId> weight_reads(const Lowered& lowered);
+std::vector<ValueId> weight_reads(const Graph& graph, const Backward& backward);
 
 // What Layout in sm90_backward.cuh adds up to at most. `feed_bytes`: of a step.
 int sm90_backward_bytes(const GpuKernelOptions& options, const GpuConfig& config, int feed_bytes);

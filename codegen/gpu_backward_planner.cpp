@@ -54,7 +54,7 @@ int64_t element_count(const std::vector<int32_t>& sizes) {
   return count;
 }
 
-void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argument) {
+void set_gradients(const Ir& ir, const GpuProblem& problem, bool has_short_addresses, GpuArgument& argument) {
   const int first = GpuTensorIndex::backward(ir, GpuTensorIndex::kGrads);
   for (size_t i = 0; i < ir.params.size(); ++i) {
     const Param& param = ir.params[i];
@@ -63,7 +63,7 @@ void set_gradients(const Ir& ir, const GpuProblem& problem, GpuArgument& argumen
     const std::string name = "g_" + param.name;
     const size_t rank = binding.grad_strides.size();
     constexpr int64_t kFarthest = int64_t{1} << 29;  // place_of_pair() in gradients.cuh
-    if (rank >= 2 && std::abs(binding.grad_strides[rank - 2]) >= kFarthest) {
+    if (has_short_addresses && rank >= 2 && std::abs(binding.grad_strides[rank - 2]) >= kFarthest) {
       throw ArgumentError(fmt::format("the gradient of '{}' has a stride of {} elements in dim {}, expected less than {} on a GPU",
                                       param.name, binding.grad_strides[rank - 2], rank - 2, kFarthest));
     }
@@ -130,7 +130,7 @@ int backward_section_heads(const Lowered& lowered, const GpuKernelOptions& optio
 // Tiles of all tensors of which nothing but weights are computed, if they can be had.
 void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
   const Ir& ir = lowered.ir;
-  const std::vector<ValueId> reads = weight_reads(lowered);
+  const std::vector<ValueId> reads = weight_reads(lowered.ir.graph, lowered.backward);
   if (reads.empty() || config.block_m % 64 != 0) return;
   std::vector<int> tensors;
   int bytes = 0;
@@ -192,7 +192,7 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
   }
   const PairGradients gradients = pair_gradients(lowered, options.deterministic);
   config = tiles(gradients, options);
-  if (!weight_reads(lowered).empty()) {
+  if (!weight_reads(lowered.ir.graph, lowered.backward).empty()) {
     choose_feeds(lowered, options, problem, config);
     if (config.feed_stages == 0 && config.block_m > 64) {
       config.block_m = 64;  // what is brought of fewer queries may fit; what is not takes registers for each pair
@@ -265,7 +265,7 @@ runtime::GpuPlan plan_gpu_backward(const Lowered& lowered, const GpuKernel& kern
   argument.set("tiles", int32_t{tiles});
   argument.set("section_heads", int32_t{backward_section_heads(lowered, options, config, problem)});
   set_problem(ir, problem, argument);
-  set_gradients(ir, problem, argument);
+  set_gradients(ir, problem, is_sm90 && !options.deterministic, argument);
 
   const auto add = [&](const std::string& name, int grid, int threads, uint32_t shared_bytes) {
     if (name.empty() || grid == 0) return;

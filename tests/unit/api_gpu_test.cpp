@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include "api/attune.h"
 #include "api/variant_impl.h"
@@ -733,6 +734,31 @@ TEST_F(TieredTest, ForbidJitMeansTheTunedKernelAlone) {
               HasSubstr("sm90 192x128x2, stale softmax) is not in the cache"));
   compile(kCausal).warm_up(shape_, on_gpu());
   EXPECT_TRUE(strict.plan(shape_, tiered()).is_tuned());
+}
+
+// Kernels are known by this text within a program.
+TEST(GpuKernelText, DiffersWhereKernelsDo) {
+  using codegen::GpuConfig;
+  const auto text = [](GpuPass pass, const GpuConfig& config, const codegen::GpuKernelOptions& options = {}) {
+    return gpu_kernel_text(pass, options, config);
+  };
+  std::vector<GpuConfig> backward(6);
+  backward[1].persistent = true;
+  backward[2].sums = true;
+  backward[3].feed_stages = backward[4].feed_stages = 1;
+  backward[3].fed_tensors = {1};
+  backward[4].fed_tensors = {1, 2};
+  backward[5].block_m = 32;
+  std::set<std::string> texts;
+  for (const GpuConfig& config : backward) texts.insert(text(GpuPass::kBackward, config));
+  EXPECT_EQ(texts.size(), backward.size());
+  codegen::GpuKernelOptions far, deterministic;
+  far.far_positions = true;
+  deterministic.deterministic = true;
+  EXPECT_NE(text(GpuPass::kForward, {}), text(GpuPass::kForward, {}, far));
+  EXPECT_NE(text(GpuPass::kBackward, {}), text(GpuPass::kBackward, {}, far));
+  EXPECT_NE(text(GpuPass::kBackward, {}), text(GpuPass::kBackward, {}, deterministic));
+  EXPECT_NE(text(GpuPass::kBackward, {}), text(GpuPass::kForward, {}));
 }
 
 }  // namespace

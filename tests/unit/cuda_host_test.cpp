@@ -310,9 +310,13 @@ TEST(CudaOnHost, HopperBackward) {
       "attention pairs(bias: grad bf16[heads, q_len, k_len], more: grad f32[q_len, k_len], fixed: f16[batch, q_len, k_len]) {\n"
       "  score = qk * 0.2 + bias[h, q_idx, k_idx] - 0.5 * more[q_idx, k_idx] + fixed[b, q_idx, k_idx]\n  mask = k_pos <= q_pos + 20\n"
       "  weights = softmax(score)\n}\n";
+  const std::string twice =
+      "attention twice(w: f16[2, q_len, k_len]) {\n  score = qk * w[0, q_idx, k_idx] * 0.2 + w[1, q_idx, k_idx]\n  weights = "
+      "softmax(score)\n}\n";
   const HopperBackward cases[] = {
       {"dense_bias", 64, 64, {2, 1, false, {150}, {140}}},
       {"dense_bias", 128, 128, {1, 1, false, {70}, {260}}, true},
+      {twice, 64, 64, {2, 1, false, {140}, {160}}},
       {pairs, 64, 64, {4, 2, false, {200}, {160}}},
       {pairs, 128, 128, {2, 1, false, {100}, {88}}},
       {kSlopes, 64, 64, {4, 2, false, {280}, {300}}},

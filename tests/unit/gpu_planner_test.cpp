@@ -306,5 +306,21 @@ TEST(GpuPlanner, BackwardTilesByWhatAProgramTrains) {
   EXPECT_TRUE(config(64, "bias: bf16[heads, q_len, k_len]", "tanh(qk) + bias[h, q_idx, k_idx]").fed_tensors.empty());
 }
 
+// Of two reads of a tensor, one that the derivative needs, too: what is planned is what the kernel takes.
+TEST(GpuPlanner, BackwardFitsSharedMemoryWhereOneReadOfSeveralIsBrought) {
+  constexpr uint32_t kSharedBytes = 227 << 10;
+  for (const auto& [head_dim, type] : {std::pair(64, "bf16"), std::pair(128, "f32"), std::pair(256, "f32")}) {
+    const std::string text = fmt::format(
+        "attention test(w: {}[4, q_len, k_len]) {{\n  score = qk * w[0, q_idx, k_idx] * w[3, q_idx, k_idx] + w[1, q_idx, k_idx]\n"
+        "  weights = softmax(score)\n}}\n",
+        type);
+    const GpuKernelOptions options = gpu_options(head_dim);
+    const Lowered lowered = lowered_for(text, options);
+    const GpuConfig config = backward_tiles(lowered, options);
+    EXPECT_EQ(config.fed_tensors, std::vector<int>{0}) << head_dim;
+    EXPECT_LE(emit_gpu_backward(lowered, canonical(text), options, config).shared_bytes, kSharedBytes) << head_dim;
+  }
+}
+
 }  // namespace
 }  // namespace attune::codegen
