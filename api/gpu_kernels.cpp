@@ -23,7 +23,7 @@ std::string tile_text(GpuPass pass, const codegen::GpuConfig& config) {
     std::string text = fmt::format("{} backward {}x{}x{}", is_sm90 ? "sm90" : "sm80", config.block_m, config.block_n, config.stages);
     if (config.persistent) text += ", persistent";
     if (config.sums) text += ", sums over pairs";
-    if (config.feed_stages > 0) text += ", fed";
+    if (!config.fed_tensors.empty()) text += ", fed";
     for (const int param : config.fed_tensors) text += fmt::format(" t{}", param);
     return text;
   }

@@ -72,16 +72,7 @@ void BackwardVariant::find_sums() {
 
 // Whether `root` depends on the symbol by a way that does not lead through the weight.
 bool BackwardVariant::reaches(ValueId root, Symbol symbol) const {
-  const Graph& graph = ir_.graph;
-  std::vector<bool> seen(root + 1, false);
-  seen[root] = true;
-  for (ValueId id = root + 1; id-- > 0;) {
-    if (!seen[id] || id == backward_.weight) continue;
-    const Node& node = graph[id];
-    if (node.op == Op::k_symbol && static_cast<Symbol>(node.index) == symbol) return true;
-    for (ValueId operand : node.operands) seen[operand] = true;
-  }
-  return false;
+  return has_symbol(ir_.graph, reachable(ir_.graph, std::array{root}, backward_.weight), {symbol});
 }
 
 BackwardVariant::Place BackwardVariant::place_of(ValueId read) const {
@@ -97,8 +88,7 @@ bool BackwardVariant::has_pair_gradients() const {
 }
 
 bool BackwardVariant::has_sums(std::initializer_list<PairSumOf> kinds) const {
-  return std::any_of(sums_.begin(), sums_.end(),
-                     [&](const SumGradient& one) { return std::count(kinds.begin(), kinds.end(), one.sum.of) > 0; });
+  return !sums_of(kinds).empty();
 }
 
 bool BackwardVariant::has_row_gradients() const {

@@ -316,7 +316,7 @@ GpuSkeletonText backward_skeleton(const GpuKernelOptions& options, const GpuConf
   if (config.skeleton == GpuSkeleton::kSm90) {
     skeleton.vocabulary = vocabulary({"ptx_sm90.cuh"}) + wgmma_backward_text(options, config) +
                           vocabulary({"sm90_common.cuh", "sm90_feed.cuh", "sm90_feed_queries.cuh"});
-    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_turns.cuh", "sm90_backward.cuh"});
+    skeleton.text = vocabulary({"backward_prepare.cuh", "sm90_turns.cuh", "sm90_backward_copies.cuh", "sm90_backward.cuh"});
   } else {
     skeleton.vocabulary = vocabulary({"ptx_sm80.cuh", "sm80_tiles.cuh"});
     skeleton.text = vocabulary({"backward_prepare.cuh", "sm80_backward.cuh"});

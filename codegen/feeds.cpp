@@ -119,21 +119,14 @@ int pair_tile_bytes(dsl::ElementType element, int block_n) {
 
 std::vector<ValueId> weight_reads(const Graph& graph, const Backward& backward) {
   const std::vector<ValueId> reads = pair_reads(graph, {backward.weight});
-  std::vector<bool> beside(graph.size(), false);  // what is needed by ways that do not lead through the weight
-  beside[backward.dqk] = true;
+  std::vector<ValueId> others = {backward.dqk};
   for (const ParamGradient& gradient : backward.params) {
     for (const ValueId root : {gradient.per_element, gradient.per_row}) {
-      if (root != kNoValue) beside[root] = true;
+      if (root != kNoValue) others.push_back(root);
     }
   }
-  for (ValueId id = static_cast<ValueId>(graph.size()); id-- > 0;) {
-    if (!beside[id] || id == backward.weight) continue;
-    for (const ValueId operand : graph[id].operands) beside[operand] = true;
-  }
-  for (ValueId id = 0; id < graph.size(); ++id) {
-    const auto symbol = static_cast<Symbol>(graph[id].index);
-    if (beside[id] && graph[id].op == Op::k_symbol && (symbol == Symbol::kQk || symbol == Symbol::kLse2)) return {};
-  }
+  const std::vector<bool> beside = reachable(graph, others, backward.weight);
+  if (has_symbol(graph, beside, {Symbol::kQk, Symbol::kLse2})) return {};
   std::vector<ValueId> found;
   std::copy_if(reads.begin(), reads.end(), std::back_inserter(found), [&](ValueId read) { return !beside[read]; });
   return found;

@@ -42,7 +42,7 @@ constexpr int kMaxColumnWords = 4;
 // derivatives need more than the weight.
 std::vector<ValueId> weight_reads(const Graph& graph, const Backward& backward);
 
-// What Layout in sm90_backward.cuh adds up to at most. `feed_bytes`: of a step.
+// What Layout in sm90_backward_copies.cuh adds up to at most. `feed_bytes`: of a step.
 int sm90_backward_bytes(const GpuKernelOptions& options, const GpuConfig& config, int feed_bytes);
 
 // What Layout in sm90_forward_copies.cuh adds up to at most. `feed_bytes`: of a stage of a warpgroup.

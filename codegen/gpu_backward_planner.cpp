@@ -128,10 +128,9 @@ int backward_section_heads(const Lowered& lowered, const GpuKernelOptions& optio
 }
 
 // Tiles of all tensors of which nothing but weights are computed, if they can be had.
-void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const GpuProblem& problem, GpuConfig& config) {
-  const Ir& ir = lowered.ir;
-  const std::vector<ValueId> reads = weight_reads(lowered.ir.graph, lowered.backward);
-  if (reads.empty() || config.block_m % 64 != 0) return;
+void choose_feeds(const Ir& ir, const std::vector<ValueId>& reads, const GpuKernelOptions& options, const GpuProblem& problem,
+                  GpuConfig& config) {
+  if (config.block_m % 64 != 0) return;
   std::vector<int> tensors;
   int bytes = 0;
   for (const ValueId read : reads) {
@@ -142,7 +141,6 @@ void choose_feeds(const Lowered& lowered, const GpuKernelOptions& options, const
   }
   if (tensors.size() > kMaxFedTensors || sm90_backward_bytes(options, config, bytes) > kMostSharedBytes) return;
   config.fed_tensors = std::move(tensors);
-  config.feed_stages = 1;
 }
 
 GpuConfig tiles(const PairGradients& gradients, const GpuKernelOptions& options) {
@@ -174,7 +172,7 @@ bool fits_sm90_backward(const GpuProblem& problem, const GpuKernelOptions& optio
 
 bool can_persist(const GpuKernelOptions& options, GpuConfig config) {
   constexpr int kGreatestDim = 128;
-  if (config.skeleton != GpuSkeleton::kSm90 || options.deterministic || options.packed || config.feed_stages > 0) return false;
+  if (config.skeleton != GpuSkeleton::kSm90 || options.deterministic || options.packed || !config.fed_tensors.empty()) return false;
   config.persistent = true;
   return std::max(options.head_dim, options.v_dim) <= kGreatestDim && sm90_backward_bytes(options, config, 0) <= kMostSharedBytes;
 }
@@ -192,12 +190,11 @@ GpuConfig default_backward_config(const Lowered& lowered, const GpuKernelOptions
   }
   const PairGradients gradients = pair_gradients(lowered, options.deterministic);
   config = tiles(gradients, options);
-  if (!weight_reads(lowered.ir.graph, lowered.backward).empty()) {
-    choose_feeds(lowered, options, problem, config);
-    if (config.feed_stages == 0 && config.block_m > 64) {
-      config.block_m = 64;  // what is brought of fewer queries may fit; what is not takes registers for each pair
-      choose_feeds(lowered, options, problem, config);
-    }
+  const std::vector<ValueId> reads = weight_reads(lowered.ir.graph, lowered.backward);
+  choose_feeds(lowered.ir, reads, options, problem, config);
+  if (!reads.empty() && config.fed_tensors.empty() && config.block_m > 64) {
+    config.block_m = 64;  // what is brought of fewer queries may fit; what is not takes registers for each pair
+    choose_feeds(lowered.ir, reads, options, problem, config);
   }
   // Measured: 5 to 11 % at d64, a loss at d128, whose steps are longer. Searched masks and sums over distances spill registers there.
   const bool is_searched = lowered.bounds.kind == MaskBounds::Kind::kTileMap;

@@ -33,8 +33,9 @@ struct GpuConfig {
   int tile_heads = 1;       // sm80 forward: query heads of a tile; 1, or all of a key head
   int splits = 0;           // sm80 forward: CTAs that share the keys of a tile of queries, which a launch says; 0: a kernel that cannot
   bool quick = false;       // sm80 forward: less code, compiled in half the time
-  // sm90: what is brought into shared memory ahead of its use (feeds.h), forward by warps of their own. Backward: tensors alone.
-  int feed_stages = 0;           // depth of the rings; 0: nothing; backward at most 1
+  // sm90: what is brought into shared memory ahead of its use (feeds.h), forward by warps of their own; backward only tensors, in one
+  // place.
+  int feed_stages = 0;           // forward: depth of the rings; 0: nothing
   std::vector<int> fed_tensors;  // tensor parameters whose tiles the copy engine loads
   bool feeds_columns = false;    // values by key that come of tensors
   bool feeds_tables = false;     // small tables

@@ -25,12 +25,7 @@ constexpr int kShortSequence = 1024;  // tiles are padded much, and memory limit
 
 // Whether two heads may keep different keys for one query.
 bool mask_differs_by_head(const Ir& ir) {
-  const std::vector<bool> needed = reachable(ir.graph, std::array{ir.mask});
-  for (ValueId id = 0; id < ir.graph.size(); ++id) {
-    const Node& node = ir.graph[id];
-    if (needed[id] && node.op == Op::k_symbol && static_cast<Symbol>(node.index) == Symbol::kH) return true;
-  }
-  return false;
+  return has_symbol(ir.graph, reachable(ir.graph, std::array{ir.mask}), {Symbol::kH});
 }
 
 // Tiles of a launch: a sequence's, and all.

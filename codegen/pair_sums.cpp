@@ -149,13 +149,7 @@ ScaledDerivative split_scale(const Graph& graph, ValueId dqk) {
   if (product.op != Op::k_mul) return {.rest = dqk};
   const std::vector<Rate> rates = assign_rates(graph);
   const auto depends_on_head = [&](ValueId factor) {
-    const std::vector<bool> needed = reachable(graph, std::array{factor});
-    for (ValueId id = 0; id <= factor; ++id) {
-      const bool is_symbol = needed[id] && graph[id].op == Op::k_symbol;
-      const auto symbol = static_cast<Symbol>(graph[id].index);
-      if (is_symbol && (symbol == Symbol::kH || symbol == Symbol::kKvH)) return true;
-    }
-    return false;
+    return has_symbol(graph, reachable(graph, std::array{factor}), {Symbol::kH, Symbol::kKvH});
   };
   for (size_t i = 0; i < 2; ++i) {
     const ValueId factor = product.operands[i];

@@ -14,11 +14,11 @@ bool is_tile(Op op) {
   return op == Op::k_tile_min || op == Op::k_tile_max;
 }
 
-std::vector<bool> mark(const Graph& graph, std::span<const ValueId> roots, bool below_tiles) {
+std::vector<bool> mark(const Graph& graph, std::span<const ValueId> roots, bool below_tiles, ValueId barrier = kNoValue) {
   std::vector<bool> needed(graph.size(), false);
   for (ValueId root : roots) needed.at(root) = true;
   for (auto id = static_cast<ValueId>(graph.size()); id-- > 0;) {
-    if (!needed[id] || (!below_tiles && is_tile(graph[id].op))) continue;
+    if (!needed[id] || id == barrier || (!below_tiles && is_tile(graph[id].op))) continue;
     for (ValueId operand : graph[id].operands) needed[operand] = true;
   }
   return needed;
@@ -39,8 +39,16 @@ double Env::tile(Op op, ValueId) const {
   throw std::logic_error(fmt::format("no value for {}", info(op).name));
 }
 
-std::vector<bool> reachable(const Graph& graph, std::span<const ValueId> roots) {
-  return mark(graph, roots, true);
+std::vector<bool> reachable(const Graph& graph, std::span<const ValueId> roots, ValueId barrier) {
+  return mark(graph, roots, true, barrier);
+}
+
+bool has_symbol(const Graph& graph, const std::vector<bool>& nodes, std::initializer_list<Symbol> symbols) {
+  for (ValueId id = 0; id < graph.size(); ++id) {
+    const bool is_symbol = nodes[id] && graph[id].op == Op::k_symbol;
+    if (is_symbol && std::count(symbols.begin(), symbols.end(), static_cast<Symbol>(graph[id].index)) > 0) return true;
+  }
+  return false;
 }
 
 Interpreter::Interpreter(const Graph& graph, const std::vector<ValueId>& roots, Precision precision) {

@@ -2,6 +2,7 @@
 // after every operation, which shows the error that the same mathematics has in f32.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <vector>
@@ -57,7 +58,9 @@ class Interpreter {
 // The value of `id` if it depends on constants only.
 std::optional<double> constant_value(const Graph& graph, ValueId id);
 
-// Which nodes the roots need, themselves included: one flag a node.
-std::vector<bool> reachable(const Graph& graph, std::span<const ValueId> roots);
+// Which nodes the roots need, themselves included: one flag a node. By ways that do not lead through `barrier`, if one is given.
+std::vector<bool> reachable(const Graph& graph, std::span<const ValueId> roots, ValueId barrier = kNoValue);
+// Whether one of these symbols is among the nodes.
+bool has_symbol(const Graph& graph, const std::vector<bool>& nodes, std::initializer_list<Symbol> symbols);
 
 }  // namespace attune::codegen

@@ -338,13 +338,13 @@ ReferenceResult zeros(const Ir& ir, const ReferenceProblem& problem, size_t q_ro
   result.out.resize(q_rows * sizes.v_dim);
   if (ir.weight_kind == WeightKind::kSoftmax) result.lse.resize(q_rows);
   result.param_grads.resize(ir.params.size());
-  result.param_grad_magnitudes = result.param_grad_squares = result.param_grads;
-  if (!problem.wants_gradients) return result;
-  result.dq.resize(q_rows * sizes.head_dim);
-  result.dk.resize(k_rows * sizes.head_dim);
-  result.dv.resize(k_rows * sizes.v_dim);
-  for (size_t i = 0; i < ir.params.size(); ++i) {
-    if (ir.params[i].is_grad) result.param_grads[i].resize(ir.params[i].is_tensor ? problem.tensors[i].values.size() : 1);
+  if (problem.wants_gradients) {
+    result.dq.resize(q_rows * sizes.head_dim);
+    result.dk.resize(k_rows * sizes.head_dim);
+    result.dv.resize(k_rows * sizes.v_dim);
+    for (size_t i = 0; i < ir.params.size(); ++i) {
+      if (ir.params[i].is_grad) result.param_grads[i].resize(ir.params[i].is_tensor ? problem.tensors[i].values.size() : 1);
+    }
   }
   result.param_grad_magnitudes = result.param_grad_squares = result.param_grads;
   return result;

@@ -231,7 +231,6 @@ codegen::GpuProblem BackwardCase::bindings() const {
 void BackwardCase::leave_fitting(codegen::GpuConfig& config) const {
   const codegen::GpuProblem problem = bindings();
   std::erase_if(config.fed_tensors, [&](int param) { return !codegen::fits_map_of_pairs(ir_, param, problem); });
-  if (config.fed_tensors.empty()) config.feed_stages = 0;
 }
 
 // As backward_sides() and map_of() of the planner have it.

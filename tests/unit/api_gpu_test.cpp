@@ -745,7 +745,6 @@ TEST(GpuKernelText, DiffersWhereKernelsDo) {
   std::vector<GpuConfig> backward(6);
   backward[1].persistent = true;
   backward[2].sums = true;
-  backward[3].feed_stages = backward[4].feed_stages = 1;
   backward[3].fed_tensors = {1};
   backward[4].fed_tensors = {1, 2};
   backward[5].block_m = 32;
